@@ -1,0 +1,85 @@
+"""JSON Lines in and out: malformed rows are named by line, files appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.tasks import Problem, Task
+
+Row = TypeVar("Row")
+
+
+def read_jsonl(path: str | Path, parse: Callable[[dict[str, Any], int], Row]) -> Iterator[Row]:
+    """``parse(row, line_number)`` of every line of ``path``, lazily; blank lines are passed over.
+
+    Raises:
+        UserError: the file is missing, or a line is not a JSON object or lacks what ``parse`` looks up (with its number).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not a JSON object")
+                parsed = parse(row, number)
+            except KeyError as error:
+                raise UserError(f"{path}:{number}: malformed row: no field {error}") from None
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UserError(f"{path}:{number}: malformed row: {error}") from None
+            yield parsed
+
+
+def read_problems(path: str | Path, task: Task) -> list[Problem]:
+    """The problems of a JSON Lines file, as ``task`` reads its rows; their ids are unique."""
+    problems = list(read_jsonl(path, task.problem))
+    if not problems:
+        raise UserError(f"{path}: no problems in it")
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise UserError(f"{path}: two problems have the id {problem.id!r}")
+        seen.add(problem.id)
+    return problems
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[str]]:
+    """A text file that takes the place of ``path`` when the block ends well, and leaves no trace when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write ``rows`` to ``path``, whole or not at all, and return how many there were."""
+    count = 0
+    with replacing(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    with replacing(path) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")

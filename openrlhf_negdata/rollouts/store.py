@@ -1,0 +1,209 @@
+"""A run on disk: what one command made, in one folder, written shard by shard.
+
+    manifest.json            the command, the settings that decide its content, counts once it is complete
+    problems.jsonl           the problems
+    traces-00000.parquet     tables in shards; a shard appears whole or not at all, and is never rewritten
+
+A command that finds its manifest complete does nothing; one that finds shards goes on after them; one whose settings differ
+from the manifest's refuses, so that rows made by different settings never mix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import read_jsonl, read_problems, write_json, write_jsonl
+from openrlhf_negdata.tasks import OUTCOMES, Problem, Task, load
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One sampled response. ``token_ids`` are the ids the engine sampled, its end-of-sequence token included."""
+
+    problem: str
+    sample: int
+    prompt_ids: list[int] | None
+    token_ids: list[int] | None
+    text: str
+    finish_reason: str | None
+    outcome: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """Rollouts counted at every step of a trace.
+
+    Step i is ``token_ids[step_ends[i-1]:step_ends[i]]``. ``count[i]`` rollouts were made from the prefix before step i and
+    ``correct[i]`` of them were right, so ``correct[i] / count[i]`` is the value before step i. The value after the last
+    step is the trace's outcome; no rollouts are made there.
+    """
+
+    problem: str
+    sample: int
+    step_ends: list[int]
+    correct: list[int]
+    count: list[int]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled continuation ``token_ids`` of the prompt of ``problem`` and the response tokens ``prefix_ids``."""
+
+    problem: str
+    prefix_ids: list[int]
+    token_ids: list[int]
+    outcome: str
+
+
+_IDS = pa.list_(pa.int32())
+SCHEMAS = {
+    "traces": pa.schema(
+        {
+            "problem": pa.string(),
+            "sample": pa.int32(),
+            "prompt_ids": _IDS,
+            "token_ids": _IDS,
+            "text": pa.string(),
+            "finish_reason": pa.string(),
+            "outcome": pa.string(),
+            "answer": pa.string(),
+        }
+    ),
+    "values": pa.schema(
+        {"problem": pa.string(), "sample": pa.int32(), "step_ends": _IDS, "correct": _IDS, "count": _IDS}
+    ),
+    "rollouts": pa.schema({"problem": pa.string(), "prefix_ids": _IDS, "token_ids": _IDS, "outcome": pa.string()}),
+}
+_ROWS: dict[str, Any] = {"traces": Trace, "values": StepValues, "rollouts": Rollout}
+
+
+class Run:
+    """A run folder, open for reading, or for writing by the one command that makes it."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def create(cls, path: str | Path, command: str, settings: dict[str, Any], problems: list[Problem]) -> Run:
+        """Start the run at ``path``, or go on with it if it was started with equal ``settings``."""
+        path = Path(path)
+        settings = json.loads(json.dumps(settings))
+        if (path / "manifest.json").is_file():
+            run = cls(path, _read_manifest(path))
+            made = {"command": run.manifest["command"], **run.manifest["settings"]}
+            wanted = {"command": command, **settings}
+            for key in sorted({*made, *wanted}):
+                if made.get(key) != wanted.get(key):
+                    raise UserError(
+                        f"{path} was made with {key} = {made.get(key)!r}, not {wanted.get(key)!r}: "
+                        "give another --output, or remove that folder"
+                    )
+            return run
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is in the way: it is not a folder")
+        if path.exists() and any(entry.suffix == ".parquet" for entry in path.iterdir()):
+            raise UserError(f"{path} holds tables but no manifest.json: give another --output, or remove that folder")
+        write_jsonl(path / "problems.jsonl", (asdict(problem) for problem in problems))
+        run = cls(path, {"command": command, "settings": settings, "complete": False})
+        write_json(path / "manifest.json", run.manifest)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a complete run for reading."""
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            raise UserError(f"{path} is not a run folder: it has no manifest.json")
+        run = cls(path, _read_manifest(path))
+        if not run.complete:
+            raise UserError(f"{path} is not complete: run `negdata {run.manifest['command']}` on it again first")
+        return run
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.manifest["complete"])
+
+    @property
+    def task(self) -> Task:
+        return load(self.manifest["settings"]["task"])
+
+    def problems(self) -> list[Problem]:
+        return list(read_jsonl(self.path / "problems.jsonl", lambda row, _: Problem(**row)))
+
+    def shard(self, table: str, number: int) -> Path:
+        return self.path / f"{table}-{number:05d}.parquet"
+
+    def write(self, table: str, number: int, rows: Iterable[Trace | StepValues | Rollout]) -> None:
+        """Write shard ``number`` of ``table`` in one atomic step."""
+        columns = pa.Table.from_pylist([vars(row) for row in rows], schema=SCHEMAS[table])
+        temporary = self.path / f".{table}-{number:05d}.{os.getpid()}.tmp"
+        try:
+            pq.write_table(columns, temporary, compression="zstd")
+            os.replace(temporary, self.shard(table, number))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, table: str, number: int | None = None) -> Iterator[Any]:
+        """Rows of ``table`` (of one shard of it), as Trace, StepValues or Rollout, in the order they were written."""
+        shards = sorted(self.path.glob(f"{table}-*.parquet")) if number is None else [self.shard(table, number)]
+        for shard in shards:
+            for batch in pq.ParquetFile(shard).iter_batches():
+                for row in batch.to_pylist():
+                    yield _ROWS[table](**row)
+
+    def finish(self, counts: dict[str, Any]) -> None:
+        """Say that every shard is there; ``counts`` accounts for what went in and came out."""
+        self.manifest = {**self.manifest, "complete": True, "counts": counts}
+        write_json(self.path / "manifest.json", self.manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        return {"command": manifest["command"], "settings": dict(manifest["settings"]), **manifest}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'manifest.json'}: not a manifest: {error!r}") from None
+
+
+def read_solutions(folder: str | Path, task: Task) -> tuple[list[Problem], list[Trace]]:
+    """Problems and graded answers that were made elsewhere: ``problems.jsonl``, and ``traces.jsonl`` if there is one.
+
+    A row of traces.jsonl is a row `negdata grade` wrote, with ``problem``, the id of its problem.
+    """
+    folder = Path(folder)
+    problems = read_problems(folder / "problems.jsonl", task)
+    if not (folder / "traces.jsonl").exists():
+        return problems, []
+    known = {problem.id for problem in problems}
+    samples: dict[str, int] = dict.fromkeys(known, 0)
+
+    def parse(row: dict[str, Any], _: int) -> Trace:
+        problem, outcome = str(row["problem"]), row["outcome"]
+        if problem not in known:
+            raise ValueError(f"no problem has the id {problem!r}")
+        if outcome not in OUTCOMES:
+            raise ValueError(f"outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
+        samples[problem] += 1
+        return Trace(
+            problem=problem,
+            sample=samples[problem] - 1,
+            prompt_ids=None,
+            token_ids=None,
+            text=str(row["response"]),
+            finish_reason=row.get("finish_reason"),
+            outcome=outcome,
+            answer=row.get("answer"),
+        )
+
+    return problems, list(read_jsonl(folder / "traces.jsonl", parse))
