@@ -1,0 +1,63 @@
+"""``negdata``: one sub-command an arrow of the data flow, each one module of this package with ``add_arguments`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from openrlhf_negdata import __version__
+from openrlhf_negdata.errors import UserError
+
+COMMANDS = {
+    "doctor": "say what this machine has, what is missing, and the command that mends it",
+    "problems": "write fresh problems of a task that has a generator",
+    "new_model": "make an untrained small model for a task with a small vocabulary",
+    "launch": "run an OpenRLHF command, such as openrlhf.cli.train_sft, on CPU and on GPU hosts alike",
+    "sample": "let a policy answer problems",
+    "grade": "grade answers: correct, wrong, truncated, no_answer or timed_out",
+    "value": "estimate, by Monte Carlo rollouts, the chance of success before every step of every answer",
+    "build": "turn problems, graded answers and step values into a training set, with a card that accounts for each",
+    "evaluate": "measure the test error of one or more policies, with intervals over problems",
+    "report": "one table, and one HTML page with plots and coloured traces",
+}
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs of a module's docstring and adds the default to every flag."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Exit status: 0 done, 2 for a bad argument or input, with one line that says what and where."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="negdata",
+        description="Learn from wrong answers: sample, grade, value each step, build training sets, evaluate, report.",
+        epilog="`negdata COMMAND --help` explains every flag of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    modules = {}
+    for name, summary in COMMANDS.items():
+        if name != chosen:
+            commands.add_parser(name, help=summary)
+            continue
+        # Only the chosen command is imported: `negdata grade` must not wait for torch or vllm.
+        modules[name] = importlib.import_module(f"openrlhf_negdata.cli.{name}")
+        command = commands.add_parser(
+            name, help=summary, description=modules[name].__doc__, formatter_class=_Formatter, allow_abbrev=False
+        )
+        modules[name].add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        modules[args.command].run(args)
+    except UserError as error:
+        print(f"negdata {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
