@@ -2,12 +2,12 @@ r"""GSM8K: grade-school word problems whose answer is a number (Cobbe et al. 202
 
 A prompt is ``Question: ...``, a line with ``Answer:``, and the response begins on the next line. A step is a line.
 
-The answer of a response is, in this order: what the last balanced ``\boxed{...}`` holds; what follows the last ``####``
-on its line; on the last line, the number after ``A:`` or ``Answer:`` or ``the answer is``. A number that nothing announces
-is never an answer, so that a response which was cut off has none.
+The answer of a response is, in this order: what the last balanced ``\boxed{...}`` holds; what follows the last
+``####`` on its line; on the last line, the number after ``A:`` or ``Answer:`` or ``the answer is``. A number that
+nothing announces is never an answer, so that a response which was cut off has none.
 
-Answers are compared as exact fractions: ``$1,080.00`` is ``1080``, ``1/2`` is ``0.5``, ``50%`` is ``50``, ``3 million``
-is ``3000000``. Units are not compared: ``18 dollars`` and ``18 eggs`` are both ``18``.
+Answers are compared as exact fractions: ``$1,080.00`` is ``1080``, ``1/2`` is ``0.5``, ``50%`` is ``50``,
+``3 million`` is ``3000000``. Units are not compared: ``18 dollars`` and ``18 eggs`` are both ``18``.
 """
 
 from __future__ import annotations

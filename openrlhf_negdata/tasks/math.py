@@ -1,12 +1,13 @@
 r"""MATH: competition problems whose answer is an expression (Hendrycks et al. 2021, arXiv 2103.03874).
 
 The answer of a response is what its last balanced ``\boxed{...}`` holds. It is compared with the gold answer by
-math-verify, gold first, because its comparison is not symmetric. Where a solution has lines, a step is a line; where it has
-none, a step is a sentence, and a full stop inside mathematics does not end it.
+math-verify, gold first, because its comparison is not symmetric. Where a solution has lines, a step is a line; where
+it has none, a step is a sentence, and a full stop inside mathematics does not end it.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -15,6 +16,9 @@ from math_verify.parser import LatexExtractionConfig
 
 from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Graded, Problem, Task
 from openrlhf_negdata.tasks.gsm8k import last_boxed
+
+# It warns of the timeouts that are off here on purpose: its SIGALRM cannot stop arithmetic on huge integers.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _MATHEMATICS = re.compile(r"(?<!\\)\$\$.*?(?<!\\)\$\$|(?<!\\)\$.*?(?<!\\)\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
 #: Only what is in the box is read, and all of it: math-verify must not look for numbers elsewhere.
@@ -26,7 +30,7 @@ class Math(Task):
     slow_grader = True
 
     def problem(self, row: dict, number: int) -> Problem:
-        r"""A row as MATH publishes it, ``{"problem", "solution"[, "answer"]}``, or one with ``question`` and ``gold``."""
+        r"""A row as MATH has it, ``{"problem", "solution"[, "answer"]}``, or one with ``question`` and ``gold``."""
         if "gold" not in row:
             solution = str(row["solution"])
             gold = row.get("answer", last_boxed(solution))

@@ -2,8 +2,8 @@
 
 ``DEGREE`` arms leave the start node, each of ``PATH_LENGTH - 1`` nodes drawn from ``NODES`` labels. A prompt is the
 edges, shuffled, then start and goal: ``4 17 | 8 4 | 8 30 | 30 2 / 8 17 =``. A solution is the path, ``8 4 17``. Every
-node is a step. The second node, the first of the arm, is the critical one: all later nodes can be looked up, and guessing
-it is right once in ``DEGREE``. The response is graded on the exact path.
+node is a step. The second node, the first of the arm, is the critical one: all later nodes can be looked up, and
+guessing it is right once in ``DEGREE``. The response is graded on the exact path.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StarGraph(Task):
 
 
 def _path(question: str) -> list[str]:
-    """The nodes from the start to the goal, walked back from the goal: one edge leads into every node but the start."""
+    """The nodes from the start to the goal, walked back: one edge leads into every node but the start."""
     edges, _, ends = question.partition("/")
     before = {b: a for a, b in (edge.split() for edge in edges.split("|"))}
     start, goal, _ = ends.split()
