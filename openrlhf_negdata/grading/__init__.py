@@ -63,7 +63,9 @@ def _grade_in_processes(
     # A task may say what of a response its grade depends on. Samples that agree on it are then graded once.
     extract: Callable[[str], str | None] = getattr(task, "extract", lambda response: response)
     # Forked, because a fork imports nothing: not math-verify again after every kill, and not the caller's torch.
-    pool = ProcessPool(workers, initializer=_begin, initargs=[task], context=multiprocessing.get_context("fork"))
+    pool = ProcessPool(
+        workers, initializer=_begin, initargs=[task, timeout], context=multiprocessing.get_context("fork")
+    )
     known: dict[tuple[str, str | None], ProcessFuture] = {}
     waiting: deque[tuple[str, ProcessFuture | None]] = deque()
     try:
@@ -87,19 +89,24 @@ def _grade_in_processes(
         pool.join()
 
 
-def _begin(task: Task) -> None:
+def _begin(task: Task, timeout: float) -> None:
     """In a new worker: take the task, and die at once when told to, even in the middle of C code."""
-    global _task
-    _task = task
+    global _task, _limit
+    _task, _limit = task, timeout
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _grade(gold: str, response: str) -> Graded:
-    """In a worker. No signal is handled there, so whatever is raised, the grader raised it."""
+    """In a worker."""
+    # The pool kills in time. If the pool itself was killed, the kernel ends a worker that would compute for ever.
+    signal.setitimer(signal.ITIMER_REAL, _limit + 2)
     try:
         return _task.grade(gold, response)
-    except BaseException as error:
+    except BaseException as error:  # No interrupt is delivered here: whatever is raised, the grader raised it.
         return _gave_up(gold, error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _result(gold: str, future: ProcessFuture | None) -> Graded:
@@ -118,4 +125,6 @@ def _gave_up(gold: str, error: BaseException) -> Graded:
     return Graded(TIMED_OUT, None)
 
 
+#: Set in workers only.
 _task: Task
+_limit: float

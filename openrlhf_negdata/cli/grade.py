@@ -1,0 +1,134 @@
+r"""Grade answers.
+
+  negdata grade --task gsm8k --input answers.jsonl --output graded.jsonl
+
+Each line of the input is {"gold": ..., "response": ...}, perhaps with "finish_reason". Each is written back, in order,
+with "outcome" (correct, wrong, truncated, no_answer or timed_out) and "answer" (what was extracted, or null) added and
+all other fields kept. A response with finish_reason "length" is truncated whatever it says. The output appears whole
+or not at all. Run again, the command grades again: grading is cheap, and nothing less shows that an output belongs to
+its input.
+
+  negdata grade --input runs/sampled --output runs/graded
+
+Grades the traces of a run made by `negdata sample`, shard by shard: shards that are there are not made again, and a
+complete output is left alone. The task is the one the run was sampled for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import read_jsonl, write_jsonl
+from openrlhf_negdata.grading import TIMEOUT, grade_rows
+from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.tasks import OUTCOMES, load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", help="a built-in task, or the path of a .py file; for a run: the run's own task")
+    parser.add_argument("--input", type=Path, required=True, help="a .jsonl file, or the folder of a complete run")
+    parser.add_argument("--output", type=Path, required=True, help="the .jsonl file, or the folder, to write")
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT, help="seconds a slow grader, such as that of math, has for an answer"
+    )
+    parser.add_argument("--workers", type=int, help="processes that a slow grader runs in; default: one a core")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.timeout <= 0:
+        raise UserError(f"--timeout {args.timeout:g}: must be more than 0 seconds")
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers}: must be at least 1")
+    if args.input.resolve() == args.output.resolve():
+        raise UserError(f"--output {args.output} is the input: give another")
+    if args.input.is_dir():
+        _grade_run(args)
+    else:
+        _grade_file(args)
+
+
+def _grade_file(args: argparse.Namespace) -> None:
+    if args.task is None:
+        raise UserError("--task is required where the input is a file")
+    if args.output.is_dir():
+        raise UserError(f"--output {args.output} is a folder, and the input is a file: give the path of a file")
+    task = load(args.task)
+    # Read twice, so that a malformed last row is found before the first is graded, and rows are never all in memory.
+    total = sum(1 for _ in read_jsonl(args.input, _parse))
+    if not total:
+        raise UserError(f"{args.input}: no rows in it")
+    counts: Counter[str] = Counter()
+
+    def graded_rows() -> Iterator[dict[str, Any]]:
+        grades = grade_rows(
+            task,
+            ((str(row["gold"]), row["response"], row.get("finish_reason")) for row in read_jsonl(args.input, _parse)),
+            args.timeout,
+            args.workers,
+        )
+        rows = zip(read_jsonl(args.input, _parse), grades, strict=True)
+        for row, graded in tqdm(rows, total=total, desc="grade", unit="row", disable=None):
+            counts[graded.outcome] += 1
+            yield {**row, "outcome": graded.outcome, "answer": graded.answer}
+
+    write_jsonl(args.output, graded_rows())
+    print(f"{args.output}: {_summary(counts)}")
+
+
+def _parse(row: dict[str, Any], _: int) -> dict[str, Any]:
+    if isinstance(row["gold"], bool) or not isinstance(row["gold"], (str, int, float)):
+        raise ValueError(f"gold is {row['gold']!r}, not text or a number")
+    if not isinstance(row["response"], str):
+        raise ValueError(f"response is {row['response']!r}, not text")
+    if not isinstance(row.get("finish_reason"), (str, type(None))):
+        raise ValueError(f"finish_reason is {row['finish_reason']!r}, not text or null")
+    return row
+
+
+def _grade_run(args: argparse.Namespace) -> None:
+    source = Run.open(args.input)
+    settings = source.manifest["settings"]
+    if args.task is not None and args.task != settings["task"]:
+        raise UserError(f"--task {args.task}: {args.input} was sampled for the task {settings['task']}")
+    shards = sorted(int(re.findall(r"\d+", shard.stem)[-1]) for shard in args.input.glob("traces-*.parquet"))
+    if not shards:
+        raise UserError(f"{args.input} has no traces: give a run made by `negdata sample`")
+    problems = source.problems()
+    # What the input is, not where it lies: graded traces of different policies never mix, and folders may be moved.
+    output = Run.create(
+        args.output, "grade", {"task": settings["task"], "timeout": args.timeout, "input": settings}, problems
+    )
+    if output.complete:
+        print(f"{args.output}: already complete, nothing to do")
+        return
+    gold = {problem.id: problem.gold for problem in problems}
+    counts: Counter[str] = Counter()
+    for shard in tqdm(shards, desc="grade", unit="shard", disable=None):
+        if not output.shard("traces", shard).exists():
+            traces: list[Trace] = list(source.read("traces", shard))
+            rows = ((gold[trace.problem], trace.text, trace.finish_reason) for trace in traces)
+            grades = grade_rows(source.task, rows, args.timeout, args.workers)
+            output.write(
+                "traces",
+                shard,
+                (
+                    replace(trace, outcome=graded.outcome, answer=graded.answer)
+                    for trace, graded in zip(traces, grades, strict=True)
+                ),
+            )
+        counts.update(trace.outcome for trace in output.read("traces", shard))
+    output.finish({"traces": counts.total(), **{outcome: counts[outcome] for outcome in OUTCOMES}})
+    print(f"{args.output}: {_summary(counts)}")
+
+
+def _summary(counts: Counter[str]) -> str:
+    return f"{counts.total()} graded: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
