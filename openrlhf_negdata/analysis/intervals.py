@@ -1,7 +1,7 @@
 """95 % intervals over problems: Wilson and Jeffreys for a share of successes, BCa bootstrap for a mean, never Wald.
 
-A problem is the unit throughout. Several samples or rollouts of one problem are first averaged to one number, because they
-are not independent of each other (Miller 2024, "Adding Error Bars to Evals", https://arxiv.org/abs/2411.00640).
+A problem is the unit throughout. Several samples or rollouts of one problem are first averaged to one number, because
+they are not independent of each other (Miller 2024, "Adding Error Bars to Evals", https://arxiv.org/abs/2411.00640).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def jeffreys(successes: int, trials: int) -> Estimate:
 def mean_interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
     """The mean of ``values``, one number a problem, with its BCa bootstrap interval over problems (Efron 1987).
 
-    Equal numbers have nothing to resample, yet n problems do not rule out that others differ. They get the widest interval
-    that Wilson's for 0 events in n allows when a problem that differs may lie anywhere in ``bounds``.
+    Equal numbers have nothing to resample, yet n problems do not rule out that others differ. They get the widest
+    interval that Wilson's for 0 events in n allows when a problem that differs may lie anywhere in ``bounds``.
 
     Raises:
         ValueError: there are no values, or one is not within ``bounds``.
@@ -81,7 +81,7 @@ def mean_interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1
 
 
 def paired_difference(wrong_a: Sequence[int], wrong_b: Sequence[int]) -> Estimate:
-    """Error of a less error of b, in [-1, 1], from one 0/1 a problem for each, over the same problems in the same order.
+    """Error of a less error of b, in [-1, 1], from one 0/1 a problem each, over the same problems in the same order.
 
     Raises:
         ValueError: the two are not equally long, or empty.

@@ -1,0 +1,269 @@
+"""What the report says: figures from an evaluation folder, and the traces of a value run that are worth showing.
+
+Every figure is a share in [0, 1] with a 95 % interval over problems. How it looks: :mod:`.page` and :mod:`.plots`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference, wilson
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import read_jsonl
+from openrlhf_negdata.rollouts.store import Run, StepValues
+from openrlhf_negdata.steps.values import advantages, first_pit, step_q
+from openrlhf_negdata.tasks import CORRECT, OUTCOMES, WRONG
+
+#: The arms of Setlur et al. 2024 in the order they build on each other; others follow alphabetically.
+FIRST_ARMS = ("base", "sft", "control", "rft", "dpo", "step_dpo")
+#: Arms that learn from right answers alone: what per-step DPO has to beat.
+POSITIVE_ARMS = ("sft", "control", "rft")
+#: JSON files of an evaluation folder that are not an arm; the last is there when the report is written into it.
+NOT_ARMS = ("settings.json", "manifest.json", "summary.json")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One evaluated policy. ``wrong`` and ``trace_wrong`` hold one 0/1 a problem, in the order of the problems.
+
+    ``q_by_step`` holds one list a problem: entry i is the share of rollouts that were right from before step i of its
+    reference solution, None where no rollouts were made.
+    """
+
+    name: str
+    model: str
+    task: str
+    wrong: list[int]
+    trace_wrong: list[int] | None
+    outcomes: dict[str, int]
+    q_by_step: list[list[float | None]] | None
+
+
+@dataclass(frozen=True)
+class ShownTrace:
+    """A trace cut into steps: ``steps`` holds the text of each, ``values`` its rollouts, one entry a step."""
+
+    title: str
+    question: str
+    gold: str
+    answer: str | None
+    outcome: str
+    steps: list[str]
+    values: StepValues
+
+    @property
+    def q(self) -> list[float]:
+        """Q before the first step, then after each step; NaN where unknown."""
+        return step_q(self.values, self.outcome)
+
+    @property
+    def advantages(self) -> list[float]:
+        """One number a step, in [-1, 1]; NaN where unknown."""
+        return advantages(self.q)
+
+    @property
+    def pit(self) -> int | None:
+        """The first step with the lowest Q after it, of a wrong trace."""
+        return first_pit(self.q) if self.outcome == WRONG else None
+
+
+def read_evaluation(folder: str | Path) -> tuple[list[Arm], dict[str, Any]]:
+    """The arms of an evaluation folder, in the order they are shown, and its settings.
+
+    Raises:
+        UserError: the folder or an arm is missing or malformed, or two arms were evaluated on different problems.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such evaluation folder: {folder}")
+    files = sorted(path for path in folder.glob("*.json") if path.name not in NOT_ARMS)
+    if not files:
+        raise UserError(f"{folder} holds no ARM.json: make it with `negdata evaluate`")
+    arms = [_read_json(path, _arm) for path in files]
+    for path, arm in zip(files, arms, strict=True):
+        if arm.name != path.stem:
+            raise UserError(f'{path}: malformed: it is named for another arm than its "arm", {arm.name!r}')
+        if (arm.task, len(arm.wrong)) != (arms[0].task, len(arms[0].wrong)):
+            raise UserError(
+                f"{path} has {len(arm.wrong)} problems of {arm.task}, {files[0]} has {len(arms[0].wrong)} of "
+                f"{arms[0].task}: evaluate every arm on the same problems"
+            )
+    settings = folder / "settings.json"
+    return sorted(arms, key=_place), _read_json(settings, dict) if settings.exists() else {}
+
+
+def read_times(path: str | Path) -> dict[str, float]:
+    """Seconds by stage, in the order the stages first appear; a stage that ran several times is added up."""
+
+    def parse(row: dict[str, Any], _: int) -> tuple[str, float]:
+        stage, seconds = str(row["stage"]), float(row["seconds"])
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"seconds are {seconds}")
+        return stage, seconds
+
+    total: dict[str, float] = {}
+    for stage, seconds in read_jsonl(path, parse):
+        total[stage] = total.get(stage, 0.0) + seconds
+    return total
+
+
+def summarize(arms: Sequence[Arm], settings: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+    """The content of summary.json. Shares and differences of shares are fractions, times are seconds."""
+    return {
+        "arms": {arm.name: _errors(arm) for arm in arms},
+        "differences": _differences(arms),
+        "q_by_step": {arm.name: _mean_q(arm.q_by_step) for arm in arms if arm.q_by_step is not None},
+        "seconds": seconds,
+        "settings": settings,
+    }
+
+
+def choose_traces(run: Run, count: int, decode: Callable[[list[int]], str]) -> tuple[list[ShownTrace], Counter[str]]:
+    """About ``count`` traces of a value run, half wrong and half correct, and how many with values it has by outcome.
+
+    Either half is one trace a problem, ranked from the deepest drop of Q in one step to the shallowest, and taken at
+    even distances along that ranking, so that it shows the typical with the striking. ``decode`` turns token ids into
+    text.
+
+    Raises:
+        UserError: the run has no step values, or values without their trace.
+    """
+    traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
+    values = {(row.problem, row.sample): row for row in run.read("values")}
+    if not values:
+        raise UserError(f"{run.path} holds no step values: give the folder that `negdata value` made")
+    if not values.keys() <= traces.keys():
+        raise UserError(f"{run.path}: step values of a trace that is not there: {min(values.keys() - traces.keys())}")
+
+    by_outcome = Counter(str(traces[key].outcome) for key in values)
+    drop = {}
+    for key, row in values.items():
+        if row.step_ends:
+            known = [a for a in advantages(step_q(row, traces[key].outcome)) if not math.isnan(a)]
+            drop[key] = min(known, default=0.0)
+    chosen = []
+    for outcome, places in ((WRONG, count - count // 2), (CORRECT, count // 2)):
+        ranked = sorted((key for key in drop if traces[key].outcome == outcome), key=lambda key: (drop[key], *key))
+        one_a_problem: dict[str, tuple[str, int]] = {}
+        for key in ranked:
+            one_a_problem.setdefault(key[0], key)
+        chosen += _evenly(list(one_a_problem.values()), places)
+
+    problems = {problem.id: problem for problem in run.problems()}
+    shown = []
+    for key in chosen:
+        trace, ends = traces[key], values[key].step_ends
+        problem = problems[trace.problem]
+        steps = [decode(trace.token_ids[start:end]) for start, end in zip([0, *ends], ends)]  # noqa: B905
+        title = f"{trace.problem}, sample {trace.sample}"
+        shown.append(
+            ShownTrace(title, problem.question, problem.gold, trace.answer, trace.outcome, steps, values[key])
+        )
+    return shown, by_outcome
+
+
+def _place(arm: Arm) -> tuple[int, str]:
+    """Where an arm stands: those in FIRST_ARMS first, variants of step DPO with it, then by name."""
+    name = "step_dpo" if arm.name.startswith("step_dpo") else arm.name
+    return (FIRST_ARMS.index(name) if name in FIRST_ARMS else len(FIRST_ARMS)), arm.name
+
+
+def _read_json(path: Path, parse: Callable[[Any], Any]) -> Any:
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except KeyError as error:
+        raise UserError(f"{path}: malformed: no field {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: malformed: {error}") from None
+
+
+def _arm(row: dict[str, Any]) -> Arm:
+    problems, outcomes = row["problems"], row["outcomes"]
+    if not row["arm"].isprintable():
+        raise ValueError(f"arm {row['arm']!r} cannot be printed")
+    wrong = _zeros_and_ones(row, "wrong", problems)
+    for outcome, count in outcomes.items():
+        if outcome not in OUTCOMES or not isinstance(count, int) or count < 0:
+            raise ValueError(f"outcomes: {outcome!r}: {count!r}")
+    if sum(outcomes.values()) != problems or outcomes.get(CORRECT, 0) != problems - sum(wrong):
+        raise ValueError(f"outcomes {outcomes} do not add up to {problems} problems with {sum(wrong)} of them wrong")
+    q_by_step = row["q_by_step"]
+    return Arm(
+        name=row["arm"],
+        model=str(row["model"]),
+        task=str(row["task"]),
+        wrong=wrong,
+        trace_wrong=None if row["trace_wrong"] is None else _zeros_and_ones(row, "trace_wrong", problems),
+        outcomes={outcome: outcomes.get(outcome, 0) for outcome in OUTCOMES},
+        q_by_step=None if q_by_step is None else _shares(q_by_step["correct"], q_by_step["count"]),
+    )
+
+
+def _zeros_and_ones(row: dict[str, Any], field: str, problems: int) -> list[int]:
+    if not problems or len(row[field]) != problems or not set(row[field]) <= {0, 1}:
+        raise ValueError(f"{field} is not one 0 or 1 for each of {problems} problems")
+    return [int(value) for value in row[field]]
+
+
+def _shares(correct: list[list[int]], count: list[list[int]]) -> list[list[float | None]]:
+    if [len(row) for row in correct] != [len(row) for row in count]:
+        raise ValueError("q_by_step: correct and count are not equally long")
+    shares = [[c / n if n else None for c, n in zip(*rows, strict=True)] for rows in zip(correct, count, strict=True)]
+    if any(share is not None and not 0 <= share <= 1 for row in shares for share in row):
+        raise ValueError("q_by_step: more right than count, or a negative number")
+    return shares
+
+
+def _errors(arm: Arm) -> dict[str, Any]:
+    problems = len(arm.wrong)
+    answer = wilson(sum(arm.wrong), problems)
+    trace = (None, None, None) if arm.trace_wrong is None else wilson(sum(arm.trace_wrong), problems)
+    return {
+        "error": answer.value,
+        "low": answer.low,
+        "high": answer.high,
+        **dict(zip(("trace_error", "trace_low", "trace_high"), trace, strict=True)),
+        "problems": problems,
+        "outcomes": arm.outcomes,
+        "model": arm.model,
+    }
+
+
+def _differences(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Every arm less sft, and each step_dpo arm less the best that learns from right answers alone."""
+    named = {arm.name: arm for arm in arms}
+    positive = [named[name] for name in POSITIVE_ARMS if name in named]
+    best = min(positive, key=lambda arm: sum(arm.wrong), default=None)
+    rows = []
+    for arm in arms:
+        others = [] if arm.name == "sft" or "sft" not in named else [named["sft"]]
+        if arm.name.startswith("step_dpo") and best is not None and best not in others:
+            others.append(best)
+        for other in others:
+            value, low, high = paired_difference(arm.wrong, other.wrong)
+            rows.append({"arm": arm.name, "minus": other.name, "difference": value, "low": low, "high": high})
+    return rows
+
+
+def _mean_q(q_by_step: list[list[float | None]]) -> list[dict[str, Any]]:
+    rows = []
+    for step in range(max(map(len, q_by_step), default=0)):
+        shares = [row[step] for row in q_by_step if step < len(row)]
+        known = [share for share in shares if share is not None]
+        if known:
+            value, low, high = mean_interval(known)
+            rows.append({"step": step, "q": value, "low": low, "high": high, "problems": len(known)})
+    return rows
+
+
+def _evenly(ranked: list[Any], places: int) -> list[Any]:
+    """``places`` of ``ranked``, the first and the last among them; all of it if there are no more than that."""
+    if len(ranked) <= places:
+        return ranked
+    return [ranked[round(i * (len(ranked) - 1) / max(1, places - 1))] for i in range(places)]

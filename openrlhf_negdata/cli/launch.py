@@ -1,0 +1,43 @@
+"""Run a module that trains, stock OpenRLHF or ours, on CPU and on GPU hosts alike.
+
+    negdata launch openrlhf.cli.train_sft --model.model_name_or_path ... --data.dataset ...
+    negdata launch --num_processes 2 openrlhf_negdata.cli.train_step_dpo ...
+
+With CUDA it is `deepspeed --module MODULE ARGS`. Without, it runs the module under openrlhf_negdata.cpu, one gloo process
+(or --num_processes of them, under torchrun), and asks OpenRLHF for `--ds.attn_implementation sdpa` unless you name one, since its
+default needs flash-attn. Everything after MODULE is the module's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+
+from openrlhf_negdata import cpu
+from openrlhf_negdata.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_processes", type=int, default=0, help="processes; 0: one a GPU, or one on CPU")
+    parser.add_argument("module", help="such as openrlhf.cli.train_sft")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the module's own")
+
+
+def run(args: argparse.Namespace) -> None:
+    if importlib.util.find_spec(args.module.split(".")[0]) is None:
+        raise UserError(f"no module {args.module}")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not cpu.without_cuda():
+        launcher = ["deepspeed", *(["--num_gpus", str(args.num_processes)] if args.num_processes else []), "--module"]
+        os.execvp(launcher[0], [*launcher, args.module, *args.arguments])
+    cpu.check_compiler()
+    attention = "--ds.attn_implementation"
+    if not any(word == attention or word.startswith(f"{attention}=") for word in args.arguments):
+        args.arguments += [attention, "sdpa"]
+    command = ["-m", "openrlhf_negdata.cpu", args.module, *args.arguments]
+    if args.num_processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.num_processes)]
+        command = [*torchrun, *command]
+    os.execv(sys.executable, [sys.executable, *command])

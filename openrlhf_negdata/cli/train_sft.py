@@ -1,0 +1,52 @@
+"""Supervised fine-tuning on token ids: the arms sft and rft, and the base of a small task.
+
+    python -m openrlhf_negdata.cli.train_sft --model.model_name_or_path M --data.dataset rft.jsonl --ckpt.output_dir OUT
+
+OpenRLHF's SFTTrainer does the work. What differs from openrlhf.cli.train_sft: rows are the ids that `negdata build` wrote, so a
+sampled response is trained on as it was sampled; the output folder appears whole or not at all; a run that was killed goes on from
+its last checkpoint (--ckpt.save_steps) when run again, and one that is done does nothing.
+"""
+
+import argparse
+import sys
+
+from openrlhf_negdata.trainers import setup
+
+
+def train(args):
+    from openrlhf.trainer.sft_trainer import SFTTrainer
+    from openrlhf.utils import get_strategy, get_tokenizer
+
+    from openrlhf_negdata.datasets.tokens import TokenSFTDataset
+
+    strategy = get_strategy(args)
+    strategy.setup_distributed()
+    model = setup.load_actor(args, strategy, args.model.model_name_or_path, for_training=True)
+    tokenizer = get_tokenizer(args.model.model_name_or_path, model.model, "right", strategy)
+    rows = setup.read_rows(args, ("prompt_ids", "response_ids"))
+    loader = setup.make_loader(args, strategy, TokenSFTDataset(rows, tokenizer, args.data.max_len))
+    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, strategy, loader)))
+    consumed_samples = setup.load_checkpoint(args, strategy, model)
+    setup.claim_checkpoints(args, strategy)
+    trainer = SFTTrainer(
+        model=model,
+        strategy=strategy,
+        optim=optimizer,
+        train_dataloader=loader,
+        eval_dataloader=None,
+        scheduler=scheduler,
+        max_norm=args.max_norm,
+        batch_size=args.train.batch_size,
+        max_epochs=args.train.max_epochs,
+        tokenizer=tokenizer,
+    )
+    trainer.fit(args, consumed_samples, max(1, len(loader) // strategy.accumulated_gradient))
+    setup.save(args, strategy, model, tokenizer)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="train_sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    setup.add_flags(parser)
+    sys.exit(setup.run(parser, train))

@@ -1,0 +1,147 @@
+"""All that OpenRLHF 0.11.2 needs on a host without CUDA, and nothing else.
+
+``setup()`` makes SFT, DPO, our trainers and the vLLM rollout actors run on CPU with gloo and DeepSpeed's CPU accelerator. It
+does nothing where CUDA is present. Every item names the upstream line it works around, and is skipped once that line is gone.
+``python -m openrlhf_negdata.cpu MODULE ARGS`` runs a stock OpenRLHF module under it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import runpy
+import shutil
+import socket
+import sys
+import types
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+from openrlhf_negdata.errors import UserError
+
+
+def without_cuda() -> bool:
+    """Whether this host has no CUDA device."""
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def setup() -> None:
+    """Prepare this process, once, before it builds an OpenRLHF strategy. Does nothing where CUDA is present."""
+    if not without_cuda():
+        return
+    check_compiler()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _single_process_rendezvous()
+    _import_without_flash_attn()
+    _use_cpu_strategy()
+
+
+def check_compiler() -> None:
+    """DeepSpeed compiles its optimizer and shared-memory kernels the first time they are used on CPU."""
+    missing = [tool for tool in ("g++", "ninja") if not _on_path(tool)]
+    if missing:
+        raise UserError(
+            f"no {' and no '.join(missing)} on PATH: DeepSpeed builds its CPU kernels with them; "
+            "install a C++ compiler (Debian: apt-get install g++) and `pip install ninja`"
+        )
+
+
+def _on_path(tool: str) -> bool:
+    # pip puts ninja beside the interpreter, which is on PATH only where the virtual environment is activated.
+    scripts = os.path.dirname(sys.executable)
+    if shutil.which(tool, path=scripts) and scripts not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
+    return shutil.which(tool) is not None
+
+
+def _single_process_rendezvous() -> None:
+    """openrlhf/utils/deepspeed/deepspeed.py:100: init_distributed imports mpi4py unless all of these are set."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="-1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def _import_without_flash_attn() -> None:
+    """openrlhf/models/ring_attn_utils.py:3-4 imports flash_attn, whose functions only packing and ring attention call.
+
+    Placeholders stand in for that one import and are removed again, so that transformers does not see a flash_attn.
+    """
+    if "openrlhf.models.ring_attn_utils" in sys.modules or importlib.util.find_spec("flash_attn") is not None:
+        return
+
+    def needs_flash_attn(*_: Any, **__: Any) -> None:
+        raise UserError("packed samples and ring attention need flash-attn, which needs CUDA: leave them off on CPU")
+
+    names = ("flash_attn", "flash_attn.bert_padding", "flash_attn.utils", "flash_attn.utils.distributed")
+    for name in names:
+        module = types.ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None, is_package=True)
+        for function in ("index_first_axis", "pad_input", "rearrange", "unpad_input", "all_gather"):
+            setattr(module, function, needs_flash_attn)
+        sys.modules[name] = module
+    try:
+        importlib.import_module("openrlhf.models.ring_attn_utils")
+    finally:
+        for name in names:
+            del sys.modules[name]
+
+
+def _use_cpu_strategy() -> None:
+    """Give ``openrlhf.utils.get_strategy`` a strategy that asks for no CUDA device.
+
+    It imports ``openrlhf.utils.deepspeed.DeepspeedStrategy`` when called (openrlhf/utils/utils.py:26), so rebinding that
+    name is enough.
+    """
+    import openrlhf.utils.deepspeed
+    import openrlhf.utils.deepspeed.deepspeed as host
+    import torch
+    import torch.distributed
+
+    if hasattr(host, "torch_dist_barrier_and_cuda_sync"):
+        # openrlhf/utils/distributed_util.py:10 synchronizes CUDA after saving (deepspeed.py:597, 757).
+        host.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier
+
+    class CPUDeepspeedStrategy(host.DeepspeedStrategy):
+        def setup_distributed(self, *args: Any, **kwargs: Any) -> None:
+            # deepspeed.py:94-97: any other local rank calls torch.cuda.set_device; launchers set 0 and up.
+            self.args.local_rank = -1
+            os.environ["LOCAL_RANK"] = "-1"
+            super().setup_distributed(*args, **kwargs)
+
+        def all_reduce(self, data: Any, op: str = "mean") -> Any:
+            # deepspeed.py:614 moves CPU tensors to the current CUDA device.
+            if isinstance(data, dict):
+                return {key: self.all_reduce(value, op) for key, value in data.items()}
+            tensor = data if isinstance(data, torch.Tensor) else torch.tensor([data], dtype=torch.float32)
+            reduce = {"mean": "SUM", "sum": "SUM", "max": "MAX"}[op]
+            tensor = tensor / self.world_size if op == "mean" else tensor.clone()
+            torch.distributed.all_reduce(tensor, op=getattr(torch.distributed.ReduceOp, reduce))
+            return tensor if isinstance(data, torch.Tensor) else tensor.item()
+
+        def all_gather(self, data: Any) -> Any:
+            # deepspeed.py:633-634 does the same.
+            if isinstance(data, dict):
+                return {key: self.all_gather(value) for key, value in data.items()}
+            tensor = data if isinstance(data, torch.Tensor) else torch.tensor([data], dtype=torch.float32)
+            gathered = [torch.zeros_like(tensor) for _ in range(self.world_size)]
+            torch.distributed.all_gather(gathered, tensor)
+            return torch.cat(gathered)
+
+    openrlhf.utils.deepspeed.DeepspeedStrategy = CPUDeepspeedStrategy
+
+
+def main() -> None:
+    """``python -m openrlhf_negdata.cpu MODULE ARGS``: run a module as ``python -m MODULE ARGS`` would, set up for CPU."""
+    setup()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Torch datasets that feed OpenRLHF's trainers the token ids of a training set as they stand.
+
+OpenRLHF's own datasets take text: they strip newlines, append " </s>" to every answer, re-tokenise across the boundary and cut
+what is too long (openrlhf/datasets/reward_dataset.py:138-176, sft_dataset.py:175-194). Here nothing is tokenised, added or cut;
+rows that cannot be trained on are dropped, and counted by reason in ``dropped``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from openrlhf.datasets import RewardDataset, SFTDataset
+
+from openrlhf_negdata.errors import UserError
+
+
+class TokenSFTDataset(SFTDataset):
+    """Rows ``{"prompt_ids", "response_ids"}``; the loss is on the response's tokens, its last one included."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.rows: list[tuple[list[int], list[int]]] = []
+        self.dropped: Counter[str] = Counter()
+        for row in rows:
+            prompt, response = row["prompt_ids"], row["response_ids"]
+            if not prompt or not response:
+                self.dropped["empty"] += 1
+            elif len(prompt) + len(response) > max_length:
+                self.dropped["over_long"] += 1
+            else:
+                self.rows.append((prompt, response))
+        _not_empty(self.rows, self.dropped, max_length)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        prompt, response = self.rows[index]
+        ids = torch.tensor([prompt + response])
+        mask = torch.zeros(ids.shape)
+        # OpenRLHF's mask is shifted: position t stands for the loss on token t + 1.
+        mask[0, len(prompt) - 1 : -1] = 1.0
+        return ids, torch.ones_like(ids), mask
+
+
+class StepPairDataset(RewardDataset):
+    """Rows ``{"prompt_ids", "chosen_ids", "rejected_ids"}``, fed to an unmodified DPOTrainer.
+
+    An item is (chosen ids, mask, rejected ids, mask, prompt length), each tensor of shape (1, tokens): prompt ids followed by
+    exactly the chosen or rejected ids.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.is_dpo = True  # RewardDataset.collate_fn pads on the right for DPO
+        self.rows: list[tuple[list[int], list[int], list[int]]] = []
+        self.dropped: Counter[str] = Counter()
+        for row in rows:
+            prompt, chosen, rejected = row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]
+            if not prompt or not chosen or not rejected:
+                self.dropped["empty"] += 1
+            elif chosen == rejected:
+                self.dropped["equal"] += 1
+            elif len(prompt) + max(len(chosen), len(rejected)) > max_length:
+                self.dropped["over_long"] += 1
+            else:
+                self.rows.append((prompt, chosen, rejected))
+        _not_empty(self.rows, self.dropped, max_length)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        prompt, chosen, rejected = self.rows[index]
+        chosen_ids, rejected_ids = torch.tensor([prompt + chosen]), torch.tensor([prompt + rejected])
+        return chosen_ids, torch.ones_like(chosen_ids), rejected_ids, torch.ones_like(rejected_ids), len(prompt)
+
+
+def _not_empty(rows: list[Any], dropped: Counter[str], max_length: int) -> None:
+    if not rows:
+        raise UserError(f"no row is left to train on (dropped: {dict(dropped) or 'none'}; --data.max_len {max_length})")

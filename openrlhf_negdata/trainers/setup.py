@@ -1,0 +1,261 @@
+"""What our trainers share with OpenRLHF's own command lines: flags, models, the schedule, and an output that appears whole."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from openrlhf_negdata import cpu, models
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import read_jsonl
+
+_FLAG = "store_true"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """OpenRLHF 0.11.2's flags for data, model, optimizer, DeepSpeed, checkpoints and logs, with its defaults."""
+    a = parser.add_argument
+    a("--model.model_name_or_path", required=True, help="model folder to start from")
+    a("--model.trust_remote_code", action=_FLAG, help="run Python code that the model folder carries")
+    a("--model.aux_loss_coef", type=float, default=0, help="weight of the MoE balancing loss")
+    a("--model.gradient_checkpointing_enable", action=_FLAG, help="trade compute for memory")
+    a("--model.gradient_checkpointing_reentrant", action=_FLAG, help="use re-entrant checkpointing")
+    a("--data.dataset", required=True, help="training set, a .jsonl file of `negdata build`")
+    a("--data.max_len", type=int, default=2048, help="longest row in tokens; longer ones are dropped and counted")
+    a("--data.max_samples", type=int, default=sys.maxsize, help="use the first this many rows")
+    a("--data.dataloader_num_workers", type=int, default=0, help="loader processes")
+    a("--train.batch_size", type=int, default=128, help="rows an update, over all processes")
+    a("--train.micro_batch_size", type=int, default=8, help="rows a process and forward pass")
+    a("--train.max_epochs", type=int, default=1, help="passes over the training set")
+    a("--train.seed", type=int, default=42, help="order of the rows, dropout")
+    a("--train.full_determinism_enable", action=_FLAG, help="ask torch for deterministic kernels")
+    a("--optim", choices=["adam", "muon"], default="adam", help="optimizer")
+    a("--adam.lr", type=float, default=1e-6, help="peak learning rate")
+    a("--adam.betas", type=float, nargs=2, default=(0.9, 0.95), help="Adam betas")
+    a("--adam.eps", type=float, default=1e-8, help="Adam epsilon")
+    a("--adam.weight_decay", type=float, default=0.0, help="decoupled weight decay")
+    a("--muon.lr", type=float, default=0.02, help="peak learning rate of Muon's matrices")
+    a("--muon.momentum", type=float, default=0.95, help="Muon momentum")
+    a("--lr_scheduler", default="cosine_with_min_lr", help="schedule, a name transformers knows")
+    a("--lr_warmup_ratio", type=float, default=0.03, help="share of the updates that warm up")
+    a("--min_lr_ratio", type=float, default=0.1, help="last learning rate as a share of the peak")
+    a("--max_norm", type=float, default=1.0, help="gradient norm to clip at")
+    a("--ds.zero_stage", type=int, default=2, help="DeepSpeed ZeRO stage, 0 to 3")
+    a("--ds.param_dtype", choices=["bf16", "fp16"], default="bf16", help="parameter type; the optimizer keeps fp32 copies")
+    a("--ds.attn_implementation", default=None, help="attention of transformers (flash_attention_2 with CUDA, else sdpa)")
+    a("--ds.experts_implementation", default=None, help="MoE experts implementation of transformers")
+    a("--ds.adam_offload", action=_FLAG, help="keep the optimizer in host memory")
+    a("--ds.zpg", type=int, default=1, help="ZeRO++ partition size")
+    a("--ds.grad_accum_dtype", default=None, help="type gradients are accumulated in")
+    a("--ds.overlap_comm", action=_FLAG, help="overlap communication and backward")
+    a("--ds.load_in_4bit", action=_FLAG, help="load the model in 4 bits (with LoRA, CUDA)")
+    a("--ds.lora.rank", type=int, default=0, help="LoRA rank; 0 trains every parameter")
+    a("--ds.lora.alpha", type=int, default=16, help="LoRA alpha")
+    a("--ds.lora.target_modules", nargs="*", default="all-linear", help="modules LoRA adapts")
+    a("--ds.lora.dropout", type=float, default=0, help="LoRA dropout")
+    a("--ds.packing_samples", action=_FLAG, help="pack rows without padding (flash-attn, CUDA)")
+    a("--ds.use_liger_kernel", action=_FLAG, help="Liger kernels (CUDA)")
+    a("--ds.use_universal_ckpt", action=_FLAG, help="resume from a DeepSpeed universal checkpoint")
+    a("--ds.tensor_parallel_size", type=int, default=1, help="DeepSpeed tensor parallelism")
+    a("--ckpt.output_dir", required=True, help="folder the trained model is written to, whole or not at all")
+    a("--ckpt.path", default=None, help="folder of resumable checkpoints (default: .<output_dir>.ckpt beside it)")
+    a("--ckpt.save_steps", type=int, default=-1, help="updates between checkpoints; -1: none")
+    a("--ckpt.max_num", type=int, default=2, help="checkpoints kept")
+    a("--ckpt.max_mem", type=int, default=int(1e8), help="GB of checkpoints kept")
+    a("--logger.logging_steps", type=int, default=1, help="updates between logged figures")
+    a("--logger.tensorboard_dir", default=None, help="TensorBoard folder")
+    a("--logger.wandb.key", default=None, help="Weights & Biases key; none: not used")
+    a("--logger.wandb.org", default=None, help="W&B entity")
+    a("--logger.wandb.group", default=None, help="W&B group")
+    a("--logger.wandb.project", default="openrlhf_negdata", help="W&B project")
+    a("--logger.wandb.run_name", default=datetime.now().strftime("exp_%m%dT%H:%M"), help="name of the run")
+    a("--local_rank", type=int, default=-1, help="set by the DeepSpeed launcher")
+
+
+def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
+    """Parse the command line, check its inputs, and train unless the output is there already. Returns the exit status."""
+    from openrlhf.utils.config import hierarchize
+
+    flat = parser.parse_args()
+    args = hierarchize(flat)
+    name = parser.prog
+    try:
+        model = models.check_model(args.model.model_name_or_path, args.model.trust_remote_code)
+        if not Path(args.data.dataset).is_file():
+            raise UserError(f"no such file: {args.data.dataset}")
+        cpu.setup()
+        if args.ds.attn_implementation is None:
+            args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else "flash_attention_2"
+        output = Path(args.ckpt.output_dir)
+        args.ckpt.path = args.ckpt.path or str(output.with_name(f".{output.name}.ckpt"))
+        # hierarchize shares no state with OpenRLHF's own programs, which expect these sections to exist.
+        args.eval = argparse.Namespace(steps=-1)
+        args.use_ms = False
+        args.settings = _settings(flat, model)
+        if already_trained(output, args.settings):
+            print(f"{output} is trained already")
+            return 0
+        train(args)
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _settings(flat: argparse.Namespace, model: Path) -> dict[str, Any]:
+    """What decides the trained weights: every flag but places and logs, and the content of what the paths point at."""
+    settings = {
+        key: value
+        for key, value in vars(flat).items()
+        if not key.startswith(("ckpt.", "logger.", "local_rank")) and key != "data.dataloader_num_workers"
+    }
+    with open(settings["data.dataset"], "rb") as data:
+        settings["data.dataset"] = hashlib.file_digest(data, "sha256").hexdigest()[:16]
+    settings["model.model_name_or_path"] = models.revision(model)
+    if settings.get("ref.model_name_or_path"):
+        settings["ref.model_name_or_path"] = models.revision(models.check_model(settings["ref.model_name_or_path"]))
+    return json.loads(json.dumps(settings))
+
+
+def already_trained(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``output`` holds a model trained with these settings; a model trained with others is an error."""
+    if not (output / "training.json").is_file():
+        if output.exists() and any(output.iterdir()):
+            raise UserError(f"{output} is in the way: it holds something this command did not make")
+        return False
+    made = json.loads((output / "training.json").read_text(encoding="utf-8"))
+    for key in sorted({*made, *settings}):
+        if made.get(key) != settings.get(key):
+            raise UserError(
+                f"{output} was trained with {key} = {made.get(key)!r}, not {settings.get(key)!r}: "
+                "give another --ckpt.output_dir, or remove that folder"
+            )
+    return True
+
+
+def read_rows(args: Any, fields: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The token ids of the training set: ``fields`` of every row, each a list of ints."""
+
+    def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
+        for field in fields:
+            if not isinstance(row[field], list) or not all(isinstance(token, int) for token in row[field]):
+                raise ValueError(f"{field} is not a list of token ids (build the set with --tokenizer)")
+        return {field: row[field] for field in fields}
+
+    rows = []
+    for row in read_jsonl(args.data.dataset, parse):
+        if len(rows) == args.data.max_samples:
+            break
+        rows.append(row)
+    return rows
+
+
+def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:
+    """OpenRLHF's Actor around the model called ``name``; LoRA and checkpointing only where it is trained."""
+    from openrlhf.models import Actor
+
+    lora = args.ds.lora
+    actor = Actor(
+        str(models.resolve(name)),
+        attn_implementation=args.ds.attn_implementation,
+        experts_implementation=args.ds.experts_implementation,
+        param_dtype=args.ds.param_dtype,
+        load_in_4bit=args.ds.load_in_4bit,
+        lora_rank=lora.rank if for_training else 0,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        lora_dropout=lora.dropout,
+        ds_config=strategy.get_ds_train_config() if for_training else strategy.get_ds_eval_config(args.ref.offload),
+        packing_samples=args.ds.packing_samples,
+        use_liger_kernel=args.ds.use_liger_kernel,
+    )
+    if for_training and args.model.gradient_checkpointing_enable:
+        actor.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": args.model.gradient_checkpointing_reentrant}
+        )
+    return actor
+
+
+def make_loader(args: Any, strategy: Any, dataset: Any) -> Any:
+    """The shuffled training loader; raises if it does not hold one whole update."""
+    if strategy.accumulated_gradient < 1:
+        raise UserError(
+            f"--train.batch_size {args.train.batch_size} is less than --train.micro_batch_size "
+            f"{args.train.micro_batch_size} x {strategy.world_size} processes"
+        )
+    loader = strategy.setup_dataloader(
+        dataset,
+        args.train.micro_batch_size,
+        not cpu.without_cuda(),
+        True,
+        dataset.collate_fn,
+        num_workers=args.data.dataloader_num_workers,
+    )
+    if len(loader) * args.train.max_epochs < strategy.accumulated_gradient:
+        raise UserError(f"{len(dataset)} rows are less than one update of --train.batch_size {args.train.batch_size}")
+    dropped = dict(dataset.dropped)
+    strategy.print(f"{args.data.dataset}: {len(dataset)} rows kept, dropped: {dropped or 'none'}")
+    return loader
+
+
+def optimizer_config(args: Any, strategy: Any, loader: Any) -> dict[str, Any]:
+    """What ``strategy.prepare`` wants. The horizon is SFT's (train_sft.py:103): it counts updates as DeepSpeed makes them,
+    across epochs; train_dpo.py:126 floors them epoch by epoch, so that its learning rate rises again at the end."""
+    return {
+        "optim": args.optim,
+        "muon": vars(args.muon),
+        "adam": vars(args.adam),
+        "lr_scheduler": args.lr_scheduler,
+        "lr_warmup_ratio": args.lr_warmup_ratio,
+        "min_lr_ratio": args.min_lr_ratio,
+        "max_norm": args.max_norm,
+        "scheduler_steps": len(loader) * args.train.max_epochs // strategy.accumulated_gradient,
+    }
+
+
+def load_checkpoint(args: Any, strategy: Any, model: Any) -> int:
+    """Go on from the last checkpoint, if a run with equal settings left one; returns the samples it had consumed."""
+    path = Path(args.ckpt.path)
+    if not (path / "settings.json").is_file():
+        return 0
+    if json.loads((path / "settings.json").read_text(encoding="utf-8")) != args.settings:
+        raise UserError(f"{path} holds checkpoints made with other settings: give another --ckpt.path, or remove that folder")
+    if not (path / "latest").is_file():
+        return 0
+    _, states = strategy.load_ckpt(model.model, str(path))
+    consumed = states.get("consumed_samples", 0)
+    strategy.print(f"going on from {path} after {consumed} samples")
+    return consumed
+
+
+def claim_checkpoints(args: Any, strategy: Any) -> None:
+    """Mark the checkpoint folder as this run's, so that a run with other settings does not go on from it."""
+    if args.ckpt.save_steps > 0 and strategy.is_rank_0():
+        os.makedirs(args.ckpt.path, exist_ok=True)
+        temporary = Path(args.ckpt.path) / f".settings.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(args.settings, indent=2), encoding="utf-8")
+        os.replace(temporary, Path(args.ckpt.path) / "settings.json")
+
+
+def save(args: Any, strategy: Any, model: Any, tokenizer: Any) -> None:
+    """Write the trained model to ``--ckpt.output_dir`` in one atomic step, then drop its checkpoints."""
+    output = Path(args.ckpt.output_dir)
+    temporary = output.with_name(f".{output.name}.tmp")
+    if strategy.is_rank_0():
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    strategy.save_model(model, tokenizer, str(temporary))
+    if strategy.is_rank_0():
+        (temporary / "training.json").write_text(json.dumps(args.settings, indent=2) + "\n", encoding="utf-8")
+        if output.exists():
+            output.rmdir()
+        os.replace(temporary, output)
+        shutil.rmtree(args.ckpt.path, ignore_errors=True)
