@@ -21,7 +21,7 @@ def _no_warnings():
 
 
 def test_wilson_is_the_formula_worked_by_hand():
-    """c = 3, n = 10, z = 1.96: centre (0.3 + z²/20) / (1 + z²/10), half-width z sqrt(0.3·0.7/10 + z²/400) / (1 + z²/10)."""
+    """c = 3, n = 10: centre (0.3 + z²/20) / (1 + z²/10), half z sqrt(0.3·0.7/10 + z²/400) / (1 + z²/10)."""
     z = stats.norm.ppf(0.975)
     centre = (0.3 + z**2 / 20) / (1 + z**2 / 10)
     half = z * math.sqrt(0.3 * 0.7 / 10 + z**2 / 400) / (1 + z**2 / 10)
