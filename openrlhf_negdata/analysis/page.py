@@ -46,7 +46,7 @@ p { margin: .5rem 0; max-width: 46rem; }
 .note { color: var(--faint); font-size: .9rem; }
 ul.findings { padding-left: 1.2rem; max-width: 46rem; font-size: 1.05rem; }
 figure { margin: 1rem 0; overflow-x: auto; }
-svg { display: block; max-width: 100%; height: auto; }
+svg { display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .75rem 0; }
 caption { text-align: left; color: var(--faint); padding-bottom: .25rem; }
@@ -58,7 +58,7 @@ th:first-child, .texts td { text-align: left; }
 td small { color: var(--faint); font-size: .85em; }
 details summary { cursor: pointer; color: var(--faint); font-size: .9rem; }
 .legend { display: flex; align-items: center; gap: .6rem; flex-wrap: wrap; font-size: .85rem; margin: .75rem 0; }
-.legend ol { display: flex; list-style: none; margin: 0; padding: 0; }
+.legend ol { display: flex; flex-wrap: wrap; list-style: none; margin: 0; padding: 0; }
 .legend li { padding: .2rem .55rem; font-variant-numeric: tabular-nums; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem;
   margin: .9rem 0; }
@@ -192,7 +192,8 @@ def _findings(differences: Iterable[dict[str, Any]]) -> str:
         else:
             verdict = "errs less than" if row["difference"] < 0 else "errs more than"
         sentences.append(
-            f"<li><b>{escape(row['arm'])}</b> {verdict} <b>{escape(row['minus'])}</b>: {_points(row)} points.</li>"
+            f"<li><b>{escape(row['arm'])}</b> {verdict} <b>{escape(row['minus'])}</b>: {_points(row)} "
+            "percentage points of test error.</li>"
         )
     return f'<ul class="findings">{"".join(sentences)}</ul>\n' if sentences else ""
 
@@ -238,7 +239,11 @@ def _q(q_by_step: dict[str, list[dict[str, Any]]]) -> str:
     steps = sorted({row["step"] for rows in shown.values() for row in rows})
     at = {arm: {row["step"]: row for row in rows} for arm, rows in shown.items()}
     body = [[str(step), *(_mean(at[arm][step]) if step in at[arm] else "" for arm in shown)] for step in steps]
-    note = " The dashed grey line is sft, before; the solid blue line is the arm, after." if "sft" in shown else ""
+    note = (
+        " The dashed grey line is sft, before; the solid blue line the arm, after."
+        if "sft" in shown and len(shown) > 1
+        else ""
+    )
     return (
         "<section>\n<h2>Q by step</h2>\n"
         "<p>How often rollouts reach the right answer from the first steps of a reference solution; at 0 steps, from "

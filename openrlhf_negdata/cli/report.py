@@ -103,11 +103,13 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 def _decoder(values: Run) -> Callable[[list[int]], str]:
     """Token ids to text, with the tokenizer that the value run was made with."""
-    from transformers import AutoTokenizer
-
     path = values.manifest["settings"].get("tokenizer")
     if path is None:
         raise UserError(f"{values.path / 'manifest.json'}: malformed: its settings name no tokenizer")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise UserError("--values needs transformers to read the tokenizer: pip install transformers") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
