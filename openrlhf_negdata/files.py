@@ -74,9 +74,18 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     count = 0
     with replacing(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_line(row) + "\n")
             count += 1
     return count
+
+
+def _line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair, as a JSON escape may hold: only the escape can carry it
+        return json.dumps(row)
+    return line
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -105,7 +105,11 @@ def _grade_run(args: argparse.Namespace) -> None:
     problems = source.problems()
     # What the input is, not where it lies: graded traces of different policies never mix, and folders may be moved.
     output = Run.create(
-        args.output, "grade", {"task": settings["task"], "timeout": args.timeout, "input": settings}, problems
+        args.output,
+        "grade",
+        {"task": settings["task"], "timeout": args.timeout, "input": settings},
+        problems,
+        tokenizer_from=source.path,
     )
     if output.complete:
         print(f"{args.output}: already complete, nothing to do")

@@ -2,6 +2,7 @@
 
     manifest.json            the command, the settings that decide its content, counts once it is complete
     problems.jsonl           the problems
+    tokenizer/               the policy's tokenizer, so that the folder can be read without the model
     traces-00000.parquet     tables in shards; a shard appears whole or not at all, and is never rewritten
 
 A command that finds its manifest complete does nothing; one that finds shards goes on after them; one whose settings differ
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_jsonl, read_problems, write_json, write_jsonl
+from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.tasks import OUTCOMES, Problem, Task, load
 
 
@@ -95,8 +97,18 @@ class Run:
         self.manifest = manifest
 
     @classmethod
-    def create(cls, path: str | Path, command: str, settings: dict[str, Any], problems: list[Problem]) -> Run:
-        """Start the run at ``path``, or go on with it if it was started with equal ``settings``."""
+    def create(
+        cls,
+        path: str | Path,
+        command: str,
+        settings: dict[str, Any],
+        problems: list[Problem],
+        tokenizer_from: str | Path | None = None,
+    ) -> Run:
+        """Start the run at ``path``, or go on with it if it was started with equal ``settings``.
+
+        ``tokenizer_from``: the model folder, or the run folder, whose tokenizer the run is to carry.
+        """
         path = Path(path)
         settings = json.loads(json.dumps(settings))
         if (path / "manifest.json").is_file():
@@ -115,6 +127,9 @@ class Run:
         if path.exists() and any(entry.suffix == ".parquet" for entry in path.iterdir()):
             raise UserError(f"{path} holds tables but no manifest.json: give another --output, or remove that folder")
         write_jsonl(path / "problems.jsonl", (asdict(problem) for problem in problems))
+        if tokenizer_from is not None:
+            parent = Path(tokenizer_from) / "tokenizer"
+            load_tokenizer(str(parent if parent.is_dir() else tokenizer_from)).save_pretrained(path / "tokenizer")
         run = cls(path, {"command": command, "settings": settings, "complete": False})
         write_json(path / "manifest.json", run.manifest)
         return run
@@ -137,6 +152,10 @@ class Run:
     @property
     def task(self) -> Task:
         return load(self.manifest["settings"]["task"])
+
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer."""
+        return load_tokenizer(str(self.path / "tokenizer"))
 
     def problems(self) -> list[Problem]:
         return list(read_jsonl(self.path / "problems.jsonl", lambda row, _: Problem(**row)))

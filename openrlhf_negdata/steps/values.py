@@ -23,7 +23,13 @@ def advantages(q: Sequence[float]) -> list[float]:
     return [after - before for before, after in zip(q, q[1:])]  # noqa: B905 - the lengths differ by one
 
 
-def first_pit(q: Sequence[float]) -> int:
-    """The first step with the lowest Q after it (Algorithm 1). ``q`` is as :func:`step_q` gives it; NaN is passed over."""
-    after = [math.inf if math.isnan(value) else value for value in q[1:]]
-    return after.index(min(after))
+def first_pit(q: Sequence[float], definition: str = "lowest_q") -> int:
+    """The step that lost the answer. ``q`` is as :func:`step_q` gives it; NaN is passed over.
+
+    ``lowest_q``: the first step with the lowest Q after it (Algorithm 1). After the last step of a wrong answer Q is 0, so
+    that is the pit unless an earlier estimate is exactly 0. ``lowest_advantage``: the first step with the least advantage
+    (the same authors' restatement).
+    """
+    scores = q[1:] if definition == "lowest_q" else advantages(q)
+    known = [math.inf if math.isnan(score) else score for score in scores]
+    return known.index(min(known))

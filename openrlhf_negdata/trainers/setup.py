@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--model.aux_loss_coef", type=float, default=0, help="weight of the MoE balancing loss")
     a("--model.gradient_checkpointing_enable", action=_FLAG, help="trade compute for memory")
     a("--model.gradient_checkpointing_reentrant", action=_FLAG, help="use re-entrant checkpointing")
-    a("--data.dataset", required=True, help="training set, a .jsonl file of `negdata build`")
+    a("--data.dataset", required=True, help="training set: .jsonl files of `negdata build`, comma-separated")
     a("--data.max_len", type=int, default=2048, help="longest row in tokens; longer ones are dropped and counted")
     a("--data.max_samples", type=int, default=sys.maxsize, help="use the first this many rows")
     a("--data.dataloader_num_workers", type=int, default=0, help="loader processes")
@@ -82,43 +83,43 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
     """Parse the command line, check its inputs, and train unless the output is there already. Returns the exit status."""
-    from openrlhf.utils.config import hierarchize
-
     flat = parser.parse_args()
-    args = hierarchize(flat)
-    name = parser.prog
+    flags = vars(flat)
     try:
-        model = models.check_model(args.model.model_name_or_path, args.model.trust_remote_code)
-        if not Path(args.data.dataset).is_file():
-            raise UserError(f"no such file: {args.data.dataset}")
-        cpu.setup()
-        if args.ds.attn_implementation is None:
-            args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else "flash_attention_2"
-        output = Path(args.ckpt.output_dir)
-        args.ckpt.path = args.ckpt.path or str(output.with_name(f".{output.name}.ckpt"))
-        # hierarchize shares no state with OpenRLHF's own programs, which expect these sections to exist.
-        args.eval = argparse.Namespace(steps=-1)
-        args.use_ms = False
-        args.settings = _settings(flat, model)
-        if already_trained(output, args.settings):
+        for path in flags["data.dataset"].split(","):
+            if not Path(path).is_file():
+                raise UserError(f"no such file: {path}")
+        model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
+        settings = _settings(flags, model)
+        output = Path(flags["ckpt.output_dir"])
+        if already_trained(output, settings):
             print(f"{output} is trained already")
             return 0
+        cpu.setup()
+        from openrlhf.utils.config import hierarchize
+
+        args = hierarchize(flat)
+        args.settings = settings
+        args.ckpt.path = args.ckpt.path or str(output.with_name(f".{output.name}.ckpt"))
+        if args.ds.attn_implementation is None:
+            args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else "flash_attention_2"
+        # OpenRLHF's trainers look these up; nothing is evaluated while we train.
+        args.eval = argparse.Namespace(steps=-1)
         train(args)
     except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _settings(flat: argparse.Namespace, model: Path) -> dict[str, Any]:
+def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
     """What decides the trained weights: every flag but places and logs, and the content of what the paths point at."""
-    settings = {
-        key: value
-        for key, value in vars(flat).items()
-        if not key.startswith(("ckpt.", "logger.", "local_rank")) and key != "data.dataloader_num_workers"
-    }
-    with open(settings["data.dataset"], "rb") as data:
-        settings["data.dataset"] = hashlib.file_digest(data, "sha256").hexdigest()[:16]
+    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers")
+    settings = {key: value for key, value in flags.items() if not key.startswith(places)}
+    digest = hashlib.sha256()
+    for path in flags["data.dataset"].split(","):
+        digest.update(Path(path).read_bytes())
+    settings["data.dataset"] = digest.hexdigest()[:16]
     settings["model.model_name_or_path"] = models.revision(model)
     if settings.get("ref.model_name_or_path"):
         settings["ref.model_name_or_path"] = models.revision(models.check_model(settings["ref.model_name_or_path"]))
@@ -150,12 +151,8 @@ def read_rows(args: Any, fields: tuple[str, ...]) -> list[dict[str, Any]]:
                 raise ValueError(f"{field} is not a list of token ids (build the set with --tokenizer)")
         return {field: row[field] for field in fields}
 
-    rows = []
-    for row in read_jsonl(args.data.dataset, parse):
-        if len(rows) == args.data.max_samples:
-            break
-        rows.append(row)
-    return rows
+    files = args.data.dataset.split(",")
+    return list(itertools.islice(itertools.chain.from_iterable(read_jsonl(f, parse) for f in files), args.data.max_samples))
 
 
 def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:

@@ -1,0 +1,20 @@
+# Two commands: `make quickstart` runs the method end to end, `make test` runs the tests. Both set up .venv first.
+PYTHON ?= python3
+INSTALLED := .venv/installed
+
+quickstart: $(INSTALLED)
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" bash recipes/quickstart/run.sh
+
+test: $(INSTALLED)
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/pytest
+
+install: $(INSTALLED)
+
+# Make cannot name a target whose path holds a space, so every path here is relative to this folder.
+$(INSTALLED): requirements/cpu.txt pyproject.toml
+	@PYTHON="$(PYTHON)" bash requirements/install.sh
+
+.PHONY: quickstart test install

@@ -1,0 +1,147 @@
+"""Turn problems, graded answers and step values into a training set, and write a card beside it that accounts for every one.
+
+    negdata build sft      --input FOLDER --task gsm8k --tokenizer MODEL --output sft.jsonl
+    negdata build rft      --input graded --output rft.jsonl
+    negdata build dpo      --input graded --output dpo.jsonl
+    negdata build step-dpo --input values --pairing siblings --output step_dpo.jsonl
+
+--input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for rft and dpo,
+traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. Rows of the set hold token ids and text; answers
+that were not sampled here have no ids, and their sets are for OpenRLHF's own trainers. The card is OUTPUT.card.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from openrlhf_negdata.datasets import dpo, rft, sft, step_dpo
+from openrlhf_negdata.datasets.rows import write_card
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import write_jsonl
+from openrlhf_negdata.models import load_tokenizer
+from openrlhf_negdata.rollouts.store import Run, Trace, read_solutions
+from openrlhf_negdata.tasks import Problem, Task, load
+
+ARMS = ("sft", "rft", "dpo", "step-dpo")
+PAIRINGS = ("algorithm1", "shared_prefix", "siblings")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("arm", choices=ARMS, help="which training set")
+    parser.add_argument("--input", required=True, help="run folder, or a folder with problems.jsonl (and traces.jsonl)")
+    parser.add_argument("--output", required=True, help="the .jsonl file to write")
+    parser.add_argument("--task", default=None, help="what the problems are; a run folder says so itself")
+    parser.add_argument("--tokenizer", default=None, help="sft: model folder whose tokenizer makes the ids; none: text alone")
+    parser.add_argument("--data.apply_chat_template", action="store_true", help="sft: write prompts with the chat template")
+    parser.add_argument("--with_solutions", action="store_true", help="rft: the teacher's solutions too")
+    parser.add_argument("--per_problem", type=int, default=-1,
+                        help="rft: correct answers a problem; dpo: wrong answers a problem; -1: all")  # fmt: skip
+    parser.add_argument("--pairing", choices=PAIRINGS, default="algorithm1", help="step-dpo: how pairs are made")
+    parser.add_argument("--pit", choices=("lowest_q", "lowest_advantage"), default="lowest_q",
+                        help="step-dpo, algorithm1 and shared_prefix: which step of a wrong answer lost it")  # fmt: skip
+    parser.add_argument("--min_drop", type=float, default=0.0,
+                        help="step-dpo, algorithm1 and shared_prefix: least loss of value a pit is blamed for")  # fmt: skip
+    parser.add_argument("--min_gap", type=float, default=0.3, help="step-dpo, siblings: least difference in value")
+    parser.add_argument("--min_rollouts", type=int, default=4, help="step-dpo, siblings: rollouts a step is valued by")
+    parser.add_argument("--seed", type=int, default=0, help="decides what is drawn at random, and the order of the rows")
+
+
+def run(args: argparse.Namespace) -> None:
+    folder, output = Path(args.input), Path(args.output)
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    is_run = (folder / "manifest.json").is_file()
+    made = Run.open(folder) if is_run else None
+    identity = {"arm": args.arm, "input": made.manifest["settings"] if made else str(folder), **_flags(args)}
+    stamp = output.with_name(f".{output.name}.settings.json")
+    if made and output.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == json.loads(json.dumps(identity)):
+        print(f"{output} is complete")
+        return
+    task = _task(args.task, made)
+    if args.arm == "step-dpo":
+        if made is None or made.manifest["command"] != "value":
+            raise UserError(f"{folder} has no step values: run `negdata value` first and give its output")
+        rows, accounts = _step_dpo(args, made, task)
+    else:
+        problems, traces = _problems_and_traces(args, folder, made, task)
+        tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made and traces else None
+        chat_template = vars(args)["data.apply_chat_template"]
+        if args.arm == "dpo":
+            rows, accounts = dpo.build(problems, traces, task, tokenizer, args.per_problem, args.seed)
+        else:
+            rows, accounts = [], []
+            if args.arm == "rft":
+                rows, accounts = rft.build(problems, traces, task, tokenizer, args.per_problem)
+            if args.arm == "sft" or args.with_solutions:
+                solutions, account = sft.build(problems, task, tokenizer, chat_template)
+                rows, accounts = rows + solutions, accounts + account
+    if not rows:
+        dropped = {reason: count for account in accounts for reason, count in account.dropped.items()}
+        raise UserError(f"{folder}: no row is left for {args.arm} (dropped: {dropped or 'nothing came in'})")
+    rows = step_dpo.shuffled(rows, args.seed)
+    stamp.unlink(missing_ok=True)
+    write_card(output, args.arm, rows, accounts, _flags(args))
+    write_jsonl(output, rows)
+    if made:
+        write_jsonl(stamp, [identity])
+    for account in accounts:
+        print(f"{output}: {len(rows)} rows; {account.total} {account.unit} in, {account.kept} kept, "
+              f"dropped {dict(sorted(account.dropped.items())) or 'none'}")  # fmt: skip
+
+
+def _flags(args: argparse.Namespace) -> dict:
+    """The flags that decide the content of a set."""
+    return {key: value for key, value in vars(args).items() if key not in ("command", "arm", "input", "output")}
+
+
+def _task(name: str | None, made: Run | None) -> Task:
+    if made is None:
+        if name is None:
+            raise UserError("--task is needed: the input folder was not made by `negdata sample`")
+        return load(name)
+    if name is not None and name != made.manifest["settings"]["task"]:
+        raise UserError(f"--task {name}: {made.path} was made for task {made.manifest['settings']['task']}")
+    return made.task
+
+
+def _problems_and_traces(
+    args: argparse.Namespace, folder: Path, made: Run | None, task: Task
+) -> tuple[list[Problem], list[Trace]]:
+    if made is None:
+        problems, traces = read_solutions(folder, task)
+        missing = "traces.jsonl with graded answers"
+    else:
+        problems = made.problems()
+        traces = list(made.read("traces")) if args.arm != "sft" else []
+        missing = "graded answers: run `negdata grade` first and give its output"
+    if args.arm != "sft" and (not traces or traces[0].outcome is None):
+        raise UserError(f"{folder} has no {missing}")
+    return problems, traces
+
+
+def _step_dpo(args: argparse.Namespace, made: Run, task: Task) -> tuple[list, list]:
+    tokenizer = made.tokenizer()
+    if args.pairing == "siblings":
+        from openrlhf_negdata.steps.split import first_step
+
+        return step_dpo.build_siblings(
+            made.read("traces"),
+            made.read("rollouts"),
+            tokenizer,
+            lambda ids: first_step(ids, tokenizer, task),
+            args.min_gap,
+            args.min_rollouts,
+            args.seed,
+        )
+    return step_dpo.build_at_pits(
+        args.pairing,
+        made.read("traces"),
+        made.read("values"),
+        made.read("rollouts"),
+        tokenizer,
+        args.pit,
+        args.min_drop,
+        args.seed,
+    )

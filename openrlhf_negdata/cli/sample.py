@@ -1,0 +1,106 @@
+"""Let a policy answer every problem several times, on OpenRLHF's vLLM actors.
+
+    negdata sample --task gsm8k --problems train.jsonl --model.model_name_or_path MODEL --output traces
+
+The output folder holds the very token ids the engine sampled. Run again after a kill, it goes on after the last whole shard;
+run again when done, it does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tqdm import tqdm
+
+from openrlhf_negdata import models
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import read_problems
+from openrlhf_negdata.rollouts import engines
+from openrlhf_negdata.rollouts.sampling import answer_problems
+from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.tasks import Task, load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, help="what the problems are: a built-in task, or the path of a .py file")
+    parser.add_argument("--problems", required=True, help=".jsonl file of problems")
+    parser.add_argument("--model.model_name_or_path", required=True, help="the policy: a model folder")
+    parser.add_argument("--output", required=True, help="the run folder to write")
+    parser.add_argument("--rollout.n_samples_per_prompt", type=int, default=8, help="responses a problem")
+    parser.add_argument("--shard_size", type=int, default=256, help="problems a shard: what a crash may cost")
+    add_sampling_flags(parser)
+    engines.add_flags(parser)
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """How a policy is prompted and sampled: the flags of every command that does so."""
+    parser.add_argument("--rollout.temperature", type=float, default=0.7, help="sampling temperature")
+    parser.add_argument("--rollout.top_p", type=float, default=1.0, help="nucleus sampling: share of probability kept")
+    parser.add_argument("--rollout.top_k", type=int, default=-1, help="sample among the k likeliest tokens; -1: all")
+    parser.add_argument("--rollout.max_new_tokens", type=int, default=None,
+                        help="tokens a response may have in all (default: what a small task needs, else 1024)")  # fmt: skip
+    parser.add_argument("--data.apply_chat_template", action="store_true", help="write prompts with the model's chat template")
+    parser.add_argument("--seed", type=int, default=0, help="with the content of a request, decides its draws")
+
+
+def max_response_tokens(task: Task, flags: dict) -> int:
+    """The token budget of a whole response."""
+    return flags["rollout.max_new_tokens"] or task.max_response_tokens or 1024
+
+
+def run(args: argparse.Namespace) -> None:
+    flags = vars(args)
+    if flags["rollout.n_samples_per_prompt"] < 1 or args.shard_size < 1:
+        raise UserError("--rollout.n_samples_per_prompt and --shard_size must be at least 1")
+    if flags["rollout.temperature"] <= 0:
+        raise UserError("--rollout.temperature must be above 0: values are estimated from samples of this policy")
+    task = load(args.task)
+    problems = read_problems(args.problems, task)
+    model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
+    sampling = engines.Sampling(flags["rollout.temperature"], flags["rollout.top_p"], flags["rollout.top_k"])
+    max_tokens = max_response_tokens(task, flags)
+    settings = {
+        "task": args.task,
+        "model": models.revision(model),
+        "samples": flags["rollout.n_samples_per_prompt"],
+        "sampling": vars(sampling),
+        "max_tokens": max_tokens,
+        "chat_template": flags["data.apply_chat_template"],
+        "seed": args.seed,
+        "shard_size": args.shard_size,
+        "problems": engines.content_seed(problems),
+    }
+    output = Run.create(args.output, "sample", settings, problems, tokenizer_from=model)
+    if output.complete:
+        print(f"{args.output} is complete: {output.manifest['counts']}")
+        return
+    shards = [problems[i : i + args.shard_size] for i in range(0, len(problems), args.shard_size)]
+    owed = [number for number in range(len(shards)) if not output.shard("traces", number).exists()]
+    if owed:
+        tokenizer = output.tokenizer()
+        longest = max_tokens + max(len(tokenizer(task.prompt(problem.question))["input_ids"]) for problem in problems)
+        with engines.Engines(model, longest + 64 * settings["chat_template"], flags) as running:
+            answers = answer_problems(
+                running,
+                [problem for number in owed for problem in shards[number]],
+                task,
+                tokenizer,
+                samples=settings["samples"],
+                sampling=sampling,
+                max_tokens=max_tokens,
+                chat_template=settings["chat_template"],
+                seed=(settings["model"], args.seed),
+            )
+            with tqdm(total=len(problems), initial=sum(len(s) for s in shards) - sum(len(shards[n]) for n in owed),
+                      desc="sample", unit="problem") as bar:  # fmt: skip
+                for number in owed:
+                    rows: list[Trace] = []
+                    for _ in shards[number]:
+                        rows += next(answers)
+                        bar.update()
+                    output.write("traces", number, rows)
+    finished = {"stop": 0, "length": 0}
+    for trace in output.read("traces"):
+        finished[trace.finish_reason] += 1
+    output.finish({"problems": len(problems), "traces": sum(finished.values()), **finished})
+    print(f"{args.output}: {output.manifest['counts']}")

@@ -1,0 +1,50 @@
+"""Letting a policy answer problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from openrlhf_negdata.rollouts.engines import Engines, Request, Sampling, content_seed
+from openrlhf_negdata.rollouts.store import Trace
+from openrlhf_negdata.tasks import Problem, Task
+
+
+def encode_prompt(tokenizer: Any, task: Task, question: str, chat_template: bool = False) -> list[int]:
+    """Token ids of the prompt. No beginning-of-sequence token is added: OpenRLHF trains and rolls out without one unless
+    the chat template writes it (openrlhf/utils/agent.py:216)."""
+    text = task.prompt(question)
+    if chat_template:
+        message = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def answer_problems(
+    engines: Engines,
+    problems: Iterable[Problem],
+    task: Task,
+    tokenizer: Any,
+    *,
+    samples: int,
+    sampling: Sampling,
+    max_tokens: int,
+    chat_template: bool,
+    seed: object,
+) -> Iterator[list[Trace]]:
+    """``samples`` responses to each problem, problem by problem; none is longer than ``max_tokens`` tokens.
+
+    ``seed`` and the prompt's ids decide the draws, so that a run that is repeated or resumed draws the same.
+    """
+    asked = [(problem, encode_prompt(tokenizer, task, problem.question, chat_template)) for problem in problems]
+    requests = (
+        Request(prompt_ids, samples, max_tokens, content_seed(seed, prompt_ids, problem.id)) for problem, prompt_ids in asked
+    )
+    for (problem, prompt_ids), continuations in zip(asked, engines.generate(requests, sampling), strict=True):
+        texts = tokenizer.batch_decode(
+            [c.token_ids for c in continuations], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        yield [
+            Trace(problem.id, i, prompt_ids, continuation.token_ids, text, continuation.finish_reason)
+            for i, (continuation, text) in enumerate(zip(continuations, texts, strict=True))
+        ]
