@@ -1,8 +1,8 @@
 """All that OpenRLHF 0.11.2 needs on a host without CUDA, and nothing else.
 
-``setup()`` makes SFT, DPO, our trainers and the vLLM rollout actors run on CPU with gloo and DeepSpeed's CPU accelerator. It
-does nothing where CUDA is present. Every item names the upstream line it works around, and is skipped once that line is gone.
-``python -m openrlhf_negdata.cpu MODULE ARGS`` runs a stock OpenRLHF module under it.
+``setup()`` makes SFT, DPO, our trainers and the vLLM rollout actors run on CPU with gloo and DeepSpeed's CPU
+accelerator. It does nothing where CUDA is present. Every item names the upstream line it works around, and is skipped
+once that line is gone. ``python -m openrlhf_negdata.cpu MODULE ARGS`` runs a stock OpenRLHF module under it.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _import_without_flash_attn() -> None:
 def _use_cpu_strategy() -> None:
     """Give ``openrlhf.utils.get_strategy`` a strategy that asks for no CUDA device.
 
-    It imports ``openrlhf.utils.deepspeed.DeepspeedStrategy`` when called (openrlhf/utils/utils.py:26), so rebinding that
-    name is enough.
+    It imports ``openrlhf.utils.deepspeed.DeepspeedStrategy`` when called (openrlhf/utils/utils.py:26), so rebinding
+    that name is enough.
     """
     import openrlhf.utils.deepspeed
     import openrlhf.utils.deepspeed.deepspeed as host
@@ -137,7 +137,8 @@ def _use_cpu_strategy() -> None:
 
 
 def main() -> None:
-    """``python -m openrlhf_negdata.cpu MODULE ARGS``: run a module as ``python -m MODULE ARGS`` would, set up for CPU."""
+    """``python -m openrlhf_negdata.cpu MODULE ARGS``: run a module as ``python -m MODULE ARGS`` would, set up for
+    CPU."""
     setup()
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -19,7 +19,8 @@ def read_jsonl(path: str | Path, parse: Callable[[dict[str, Any], int], Row]) ->
     """``parse(row, line_number)`` of every line of ``path``, lazily; blank lines are passed over.
 
     Raises:
-        UserError: the file is missing, or a line is not a JSON object or lacks what ``parse`` looks up (with its number).
+        UserError: the file is missing, or a line is not a JSON object or lacks what ``parse`` looks up (with its
+        number).
     """
     path = Path(path)
     if not path.is_file():

@@ -14,7 +14,8 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def resolve(name: str) -> Path:
-    """The folder of a model: ``name`` itself, or its snapshot in the local Hugging Face cache. Nothing is downloaded."""
+    """The folder of a model: ``name`` itself, or its snapshot in the local Hugging Face cache. Nothing is
+    downloaded."""
     if Path(name).is_dir():
         return Path(name)
     try:

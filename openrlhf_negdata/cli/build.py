@@ -1,13 +1,15 @@
-"""Turn problems, graded answers and step values into a training set, and write a card beside it that accounts for every one.
+"""Turn problems, graded answers and step values into a training set, and write a card beside it that accounts for
+every one.
 
     negdata build sft      --input FOLDER --task gsm8k --tokenizer MODEL --output sft.jsonl
     negdata build rft      --input graded --output rft.jsonl
     negdata build dpo      --input graded --output dpo.jsonl
     negdata build step-dpo --input values --pairing siblings --output step_dpo.jsonl
 
---input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for rft and dpo,
-traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. Rows of the set hold token ids and text; answers
-that were not sampled here have no ids, and their sets are for OpenRLHF's own trainers. The card is OUTPUT.card.md.
+--input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for
+rft and dpo, traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. Rows of the set hold token
+ids and text; answers that were not sampled here have no ids, and their sets are for OpenRLHF's own trainers. The card
+is OUTPUT.card.md.
 """
 
 from __future__ import annotations
@@ -30,22 +32,38 @@ PAIRINGS = ("algorithm1", "shared_prefix", "siblings")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arm", choices=ARMS, help="which training set")
-    parser.add_argument("--input", required=True, help="run folder, or a folder with problems.jsonl (and traces.jsonl)")
+    parser.add_argument("--input", required=True, help="run folder, or a folder with problems.jsonl")
     parser.add_argument("--output", required=True, help="the .jsonl file to write")
     parser.add_argument("--task", default=None, help="what the problems are; a run folder says so itself")
-    parser.add_argument("--tokenizer", default=None, help="sft: model folder whose tokenizer makes the ids; none: text alone")
-    parser.add_argument("--data.apply_chat_template", action="store_true", help="sft: write prompts with the chat template")
+    parser.add_argument("--tokenizer", default=None, help="model folder whose tokenizer makes the ids")
+    parser.add_argument(
+        "--data.apply_chat_template", action="store_true", help="sft: write prompts with the chat template"
+    )
     parser.add_argument("--with_solutions", action="store_true", help="rft: the teacher's solutions too")
-    parser.add_argument("--per_problem", type=int, default=-1,
-                        help="rft: correct answers a problem; dpo: wrong answers a problem; -1: all")  # fmt: skip
+    parser.add_argument(
+        "--per_problem",
+        type=int,
+        default=-1,
+        help="rft: correct answers a problem; dpo: wrong answers a problem; -1: all",
+    )
     parser.add_argument("--pairing", choices=PAIRINGS, default="algorithm1", help="step-dpo: how pairs are made")
-    parser.add_argument("--pit", choices=("lowest_q", "lowest_advantage"), default="lowest_q",
-                        help="step-dpo, algorithm1 and shared_prefix: which step of a wrong answer lost it")  # fmt: skip
-    parser.add_argument("--min_drop", type=float, default=0.0,
-                        help="step-dpo, algorithm1 and shared_prefix: least loss of value a pit is blamed for")  # fmt: skip
+    parser.add_argument(
+        "--pit",
+        choices=("lowest_q", "lowest_advantage"),
+        default="lowest_q",
+        help="step-dpo, algorithm1 and shared_prefix: which step of a wrong answer lost it",
+    )
+    parser.add_argument(
+        "--min_drop",
+        type=float,
+        default=0.0,
+        help="step-dpo, algorithm1 and shared_prefix: least loss of value a pit is blamed for",
+    )
     parser.add_argument("--min_gap", type=float, default=0.3, help="step-dpo, siblings: least difference in value")
     parser.add_argument("--min_rollouts", type=int, default=4, help="step-dpo, siblings: rollouts a step is valued by")
-    parser.add_argument("--seed", type=int, default=0, help="decides what is drawn at random, and the order of the rows")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides what is drawn at random, and the order of the rows"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,7 +74,12 @@ def run(args: argparse.Namespace) -> None:
     made = Run.open(folder) if is_run else None
     identity = {"arm": args.arm, "input": made.manifest["settings"] if made else str(folder), **_flags(args)}
     stamp = output.with_name(f".{output.name}.settings.json")
-    if made and output.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == json.loads(json.dumps(identity)):
+    if (
+        made
+        and output.is_file()
+        and stamp.is_file()
+        and json.loads(stamp.read_text()) == json.loads(json.dumps(identity))
+    ):
         print(f"{output} is complete")
         return
     task = _task(args.task, made)
@@ -87,8 +110,10 @@ def run(args: argparse.Namespace) -> None:
     if made:
         write_jsonl(stamp, [identity])
     for account in accounts:
-        print(f"{output}: {len(rows)} rows; {account.total} {account.unit} in, {account.kept} kept, "
-              f"dropped {dict(sorted(account.dropped.items())) or 'none'}")  # fmt: skip
+        print(
+            f"{output}: {len(rows)} rows; {account.total} {account.unit} in, {account.kept} kept, "
+            f"dropped {dict(sorted(account.dropped.items())) or 'none'}"
+        )
 
 
 def _flags(args: argparse.Namespace) -> dict:

@@ -1,12 +1,13 @@
 """Measure the test error of one or more policies, greedily, and how likely each is to finish from a right start.
 
-    negdata evaluate --task gsm8k --problems test.jsonl --models sft=runs/sft step_dpo=runs/step_dpo --output evaluation
+    negdata evaluate --task gsm8k --problems test.jsonl --models sft=runs/sft step_dpo=runs/step_dpo --output
+    evaluation
 
-One engine serves all policies: they have one architecture, and only their weights are exchanged. A file ARM.json a policy; arms
-that have theirs are not evaluated again.
+One engine serves all policies: they have one architecture, and only their weights are exchanged. A file ARM.json a
+policy; arms that have theirs are not evaluated again.
 
---q_problems N also estimates, on the first N problems that have a solution, the chance of success (Q) from the prefix before
-each step of that solution, by --q_rollouts samples of the policy: Figure 7 of Setlur et al. 2024.
+--q_problems N also estimates, on the first N problems that have a solution, the chance of success (Q) from the prefix
+before each step of that solution, by --q_rollouts samples of the policy: Figure 7 of Setlur et al. 2024.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ from openrlhf_negdata.tasks import CORRECT, OUTCOMES, Problem, Task, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, help="what the problems are: a built-in task, or the path of a .py file")
+    parser.add_argument(
+        "--task", required=True, help="what the problems are: a built-in task, or the path of a .py file"
+    )
     parser.add_argument("--problems", required=True, help=".jsonl file of held-out problems")
-    parser.add_argument("--models", required=True, nargs="+", metavar="ARM=MODEL", help="policies, each with the name of its arm")
+    parser.add_argument(
+        "--models", required=True, nargs="+", metavar="ARM=MODEL", help="policies, each with the name of its arm"
+    )
     parser.add_argument("--output", required=True, help="the folder to write")
     parser.add_argument("--q_problems", type=int, default=0, help="problems on which Q by step is estimated; 0: none")
     parser.add_argument("--q_rollouts", type=int, default=8, help="rollouts a prefix for Q by step")
@@ -81,10 +86,23 @@ def run(args: argparse.Namespace) -> None:
             running.load(model)
             result = _greedy(running, problems, prompts, task, tokenizer, settings["max_tokens"])
             result["q_by_step"] = _q_by_step(
-                running, problems[: args.q_problems], prompts, task, tokenizer, settings["max_tokens"], args.q_rollouts,
-                sampling, (revisions[name], args.seed),
-            )  # fmt: skip
-            told = {"arm": name, "model": str(model), "revision": revisions[name], "task": args.task, "problems": len(problems)}
+                running,
+                problems[: args.q_problems],
+                prompts,
+                task,
+                tokenizer,
+                settings["max_tokens"],
+                args.q_rollouts,
+                sampling,
+                (revisions[name], args.seed),
+            )
+            told = {
+                "arm": name,
+                "model": str(model),
+                "revision": revisions[name],
+                "task": args.task,
+                "problems": len(problems),
+            }
             write_json(output / f"{name}.json", told | result)
     for name in arms:
         wrong = json.loads((output / f"{name}.json").read_text())["wrong"]
@@ -96,7 +114,12 @@ def _is_done(path: Path, revision: str) -> bool:
 
 
 def _greedy(
-    running: engines.Engines, problems: list[Problem], prompts: list[list[int]], task: Task, tokenizer: Any, max_tokens: int
+    running: engines.Engines,
+    problems: list[Problem],
+    prompts: list[list[int]],
+    task: Task,
+    tokenizer: Any,
+    max_tokens: int,
 ) -> dict[str, Any]:
     requests = (engines.Request(prompt, 1, max_tokens, 0) for prompt in prompts)
     answers = [continuations[0] for continuations in running.generate(requests, engines.Sampling(temperature=0.0))]
@@ -136,7 +159,9 @@ def _q_by_step(
     if not starts:
         return None
     requests = (
-        engines.Request([*prompt, *prefix], rollouts, max_tokens - len(prefix), engines.content_seed(seed, prompt, prefix))
+        engines.Request(
+            [*prompt, *prefix], rollouts, max_tokens - len(prefix), engines.content_seed(seed, prompt, prefix)
+        )
         for _, prompt, prefixes in starts
         for prefix in prefixes
         if len(prefix) < max_tokens

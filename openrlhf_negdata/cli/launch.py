@@ -3,9 +3,9 @@
     negdata launch openrlhf.cli.train_sft --model.model_name_or_path ... --data.dataset ...
     negdata launch --num_processes 2 openrlhf_negdata.cli.train_step_dpo ...
 
-With CUDA it is `deepspeed --module MODULE ARGS`. Without, it runs the module under openrlhf_negdata.cpu, one gloo process
-(or --num_processes of them, under torchrun), and asks OpenRLHF for `--ds.attn_implementation sdpa` unless you name one, since its
-default needs flash-attn. Everything after MODULE is the module's own.
+With CUDA it is `deepspeed --module MODULE ARGS`. Without, it runs the module under openrlhf_negdata.cpu, one gloo
+process (or --num_processes of them, under torchrun), and asks OpenRLHF for `--ds.attn_implementation sdpa` unless you
+name one, since its default needs flash-attn. Everything after MODULE is the module's own.
 """
 
 from __future__ import annotations

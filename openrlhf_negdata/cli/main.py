@@ -1,4 +1,5 @@
-"""``negdata``: one sub-command an arrow of the data flow, each one module of this package with ``add_arguments`` and ``run``."""
+"""``negdata``: one sub-command an arrow of the data flow, each one module of this package with ``add_arguments`` and
+``run``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Make an untrained small Llama and its word-level tokenizer for a task with a small vocabulary.
 
-It is a real model folder: transformers, DeepSpeed and vLLM load it as they would a 7B one. Equal arguments give equal weights.
+It is a real model folder: transformers, DeepSpeed and vLLM load it as they would a 7B one. Equal arguments give equal
+weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="whose vocabulary: number_walk, running_value or star_graph")
     parser.add_argument("--width", type=int, default=128, help="hidden size")
     parser.add_argument("--layers", type=int, default=2, help="transformer layers")
-    parser.add_argument("--heads", type=int, default=4, help="attention heads; vLLM on CPU needs width / heads of 32 or 64")
+    parser.add_argument(
+        "--heads", type=int, default=4, help="attention heads; vLLM on CPU needs width / heads of 32 or 64"
+    )
     parser.add_argument("--max_len", type=int, default=256, help="longest sequence, in tokens")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
     parser.add_argument("--output", required=True, help="the model folder to write")
@@ -30,7 +33,9 @@ def run(args: argparse.Namespace) -> None:
     if task.words is None:
         raise UserError(f"task {task.name} is in natural language: start from a pre-trained model")
     if args.width % args.heads or args.width // args.heads not in CPU_HEAD_SIZES:
-        raise UserError(f"--width {args.width} / --heads {args.heads} is no head size vLLM can run on CPU (32, 64, ...)")
+        raise UserError(
+            f"--width {args.width} / --heads {args.heads} is no head size vLLM can run on CPU (32, 64, ...)"
+        )
     output = Path(args.output)
     if (output / "config.json").is_file():
         print(f"{output} is there already")
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tokenizer.save_pretrained(temporary)
-    model.to(torch.bfloat16).save_pretrained(temporary)
+    model.bfloat16().save_pretrained(temporary)
     shutil.rmtree(output, ignore_errors=True)
     os.replace(temporary, output)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(vocabulary)} words in {output}")

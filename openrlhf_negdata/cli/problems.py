@@ -15,8 +15,12 @@ from openrlhf_negdata.tasks import load
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="which task")
-    parser.add_argument("--split", choices=("base", "syn", "test"), required=True,
-                        help="base: a mix to pre-train on; syn: D_syn, with the teacher's solutions; test: held-out problems")  # fmt: skip
+    parser.add_argument(
+        "--split",
+        choices=("base", "syn", "test"),
+        required=True,
+        help="base: a mix to pre-train on; syn: D_syn; test: held-out problems",
+    )
     parser.add_argument("--count", type=int, required=True, help="how many problems")
     parser.add_argument("--seed", type=int, default=0, help="problems of different seeds are independent draws")
     parser.add_argument("--output", required=True, help="the .jsonl file to write")
@@ -26,5 +30,7 @@ def run(args: argparse.Namespace) -> None:
     if args.count < 1:
         raise UserError(f"--count must be at least 1, not {args.count}")
     task = load(args.task)
-    written = write_jsonl(args.output, (asdict(problem) for problem in task.generate(args.count, args.seed, args.split)))
+    written = write_jsonl(
+        args.output, (asdict(problem) for problem in task.generate(args.count, args.seed, args.split))
+    )
     print(f"{written} problems of {task.name} in {args.output}")

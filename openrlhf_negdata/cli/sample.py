@@ -2,8 +2,8 @@
 
     negdata sample --task gsm8k --problems train.jsonl --model.model_name_or_path MODEL --output traces
 
-The output folder holds the very token ids the engine sampled. Run again after a kill, it goes on after the last whole shard;
-run again when done, it does nothing.
+The output folder holds the very token ids the engine sampled. Run again after a kill, it goes on after the last whole
+shard; run again when done, it does nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from openrlhf_negdata.tasks import Task, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, help="what the problems are: a built-in task, or the path of a .py file")
+    parser.add_argument(
+        "--task", required=True, help="what the problems are: a built-in task, or the path of a .py file"
+    )
     parser.add_argument("--problems", required=True, help=".jsonl file of problems")
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy: a model folder")
     parser.add_argument("--output", required=True, help="the run folder to write")
@@ -37,9 +39,13 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rollout.temperature", type=float, default=0.7, help="sampling temperature")
     parser.add_argument("--rollout.top_p", type=float, default=1.0, help="nucleus sampling: share of probability kept")
     parser.add_argument("--rollout.top_k", type=int, default=-1, help="sample among the k likeliest tokens; -1: all")
-    parser.add_argument("--rollout.max_new_tokens", type=int, default=None,
-                        help="tokens a response may have in all (default: what a small task needs, else 1024)")  # fmt: skip
-    parser.add_argument("--data.apply_chat_template", action="store_true", help="write prompts with the model's chat template")
+    parser.add_argument(
+        "--rollout.max_new_tokens",
+        type=int,
+        default=None,
+        help="tokens a response may have in all (default: what a small task needs, else 1024)",
+    )
+    parser.add_argument("--data.apply_chat_template", action="store_true", help="use the model's chat template")
     parser.add_argument("--seed", type=int, default=0, help="with the content of a request, decides its draws")
 
 
@@ -91,8 +97,12 @@ def run(args: argparse.Namespace) -> None:
                 chat_template=settings["chat_template"],
                 seed=(settings["model"], args.seed),
             )
-            with tqdm(total=len(problems), initial=sum(len(s) for s in shards) - sum(len(shards[n]) for n in owed),
-                      desc="sample", unit="problem") as bar:  # fmt: skip
+            with tqdm(
+                total=len(problems),
+                initial=sum(len(s) for s in shards) - sum(len(shards[n]) for n in owed),
+                desc="sample",
+                unit="problem",
+            ) as bar:
                 for number in owed:
                     rows: list[Trace] = []
                     for _ in shards[number]:

@@ -1,10 +1,12 @@
 """Supervised fine-tuning on token ids: the arms sft and rft, and the base of a small task.
 
-    python -m openrlhf_negdata.cli.train_sft --model.model_name_or_path M --data.dataset rft.jsonl --ckpt.output_dir OUT
+    python -m openrlhf_negdata.cli.train_sft --model.model_name_or_path M --data.dataset rft.jsonl --ckpt.output_dir
+    OUT
 
-OpenRLHF's SFTTrainer does the work. What differs from openrlhf.cli.train_sft: rows are the ids that `negdata build` wrote, so a
-sampled response is trained on as it was sampled; the output folder appears whole or not at all; a run that was killed goes on from
-its last checkpoint (--ckpt.save_steps) when run again, and one that is done does nothing.
+OpenRLHF's SFTTrainer does the work. What differs from openrlhf.cli.train_sft: rows are the ids that `negdata build`
+wrote, so a sampled response is trained on as it was sampled; the output folder appears whole or not at all; a run
+that was killed goes on from its last checkpoint (--ckpt.save_steps) when run again, and one that is done does
+nothing.
 """
 
 import argparse

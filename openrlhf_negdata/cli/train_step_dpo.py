@@ -1,11 +1,13 @@
 """Direct preference optimization on pairs of token ids: the arms dpo and step-dpo.
 
-    python -m openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path SFT --data.dataset pairs.jsonl --ckpt.output_dir OUT
+    python -m openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path SFT --data.dataset pairs.jsonl
+    --ckpt.output_dir OUT
 
 OpenRLHF's DPOTrainer does the work, on the ids that `negdata build` wrote: a step that does not end the answer has no
-end-of-sequence token, nothing is cut, and pairs that cannot be trained on are dropped and counted. The reference is the starting
-model unless --ref.model_name_or_path names another. The output folder appears whole or not at all; a run that was killed goes on
-from its last checkpoint (--ckpt.save_steps) when run again, and one that is done does nothing.
+end-of-sequence token, nothing is cut, and pairs that cannot be trained on are dropped and counted. The reference is
+the starting model unless --ref.model_name_or_path names another. The output folder appears whole or not at all; a run
+that was killed goes on from its last checkpoint (--ckpt.save_steps) when run again, and one that is done does
+nothing.
 """
 
 import argparse
@@ -61,7 +63,13 @@ if __name__ == "__main__":
     parser.add_argument("--ref.model_name_or_path", default=None, help="reference model (default: the starting model)")
     parser.add_argument("--ref.offload", action="store_true", help="keep the reference model in host memory")
     parser.add_argument("--model.beta", type=float, default=0.1, help="strength of the pull to the reference")
-    parser.add_argument("--model.ipo_enable", action="store_true", help="IPO loss (Azar et al. 2023) in place of DPO's")
-    parser.add_argument("--model.label_smoothing", type=float, default=0.0, help="conservative DPO: share of flipped labels")
-    parser.add_argument("--model.nll_loss_coef", type=float, default=0.0, help="weight of the chosen side's mean-token NLL")
+    parser.add_argument(
+        "--model.ipo_enable", action="store_true", help="IPO loss (Azar et al. 2023) in place of DPO's"
+    )
+    parser.add_argument(
+        "--model.label_smoothing", type=float, default=0.0, help="conservative DPO: share of flipped labels"
+    )
+    parser.add_argument(
+        "--model.nll_loss_coef", type=float, default=0.0, help="weight of the chosen side's mean-token NLL"
+    )
     sys.exit(setup.run(parser, train))

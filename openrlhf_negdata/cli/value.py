@@ -1,10 +1,11 @@
-"""Estimate the chance of success before every step of every answer, by Monte Carlo rollouts of the policy that wrote it.
+"""Estimate the chance of success before every step of every answer, by Monte Carlo rollouts of the policy that wrote
+it.
 
     negdata value --input graded --model.model_name_or_path MODEL --output values --value.n_rollouts 8
 
-Rollouts are drawn as the answers were: same model, template, temperature, and one token budget for the whole response. Equal prefixes
-of a problem are rolled out once; the end of an answer is not rolled out, its value is the outcome. Run again after a kill, it
-goes on after the last whole shard; run again when done, it does nothing.
+Rollouts are drawn as the answers were: same model, template, temperature, and one token budget for the whole
+response. Equal prefixes of a problem are rolled out once; the end of an answer is not rolled out, its value is the
+outcome. Run again after a kill, it goes on after the last whole shard; run again when done, it does nothing.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="the run folder to write")
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy that wrote the answers")
     parser.add_argument("--value.n_rollouts", type=int, default=8, help="rollouts a prefix (K)")
-    parser.add_argument("--value.wrong_per_problem", type=int, default=-1, help="distinct wrong answers a problem; -1: all")
-    parser.add_argument("--value.correct_per_problem", type=int, default=-1, help="distinct correct answers a problem; -1: all")
+    parser.add_argument(
+        "--value.wrong_per_problem", type=int, default=-1, help="distinct wrong answers a problem; -1: all"
+    )
+    parser.add_argument(
+        "--value.correct_per_problem", type=int, default=-1, help="distinct correct answers a problem; -1: all"
+    )
     parser.add_argument("--seed", type=int, default=0, help="with the content of a prefix, decides its rollouts")
     engines.add_flags(parser)
 
@@ -44,7 +49,9 @@ def run(args: argparse.Namespace) -> None:
     made = graded.manifest["settings"]["input"]
     model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
     if models.revision(model) != made["model"]:
-        raise UserError(f"{model} is not the model that wrote {args.input}: values are those of the policy that is trained")
+        raise UserError(
+            f"{model} is not the model that wrote {args.input}: values are those of the policy that is trained"
+        )
     k = flags["value.n_rollouts"]
     if k < 1:
         raise UserError(f"--value.n_rollouts must be at least 1, not {k}")
@@ -74,8 +81,10 @@ def run(args: argparse.Namespace) -> None:
         traces = list(graded.read("traces", number))
         longest = max([longest, *(len(trace.prompt_ids) for trace in traces)])
         shards[number] = [
-            _Valued(trace, [end for _, end in split_steps(trace.token_ids, tokenizer, task)])
-            for trace in choose(traces, flags["value.wrong_per_problem"], flags["value.correct_per_problem"], args.seed)
+            _Valued(trace, [end for _, end in split_steps(trace.token_ids or [], tokenizer, task)])
+            for trace in choose(
+                traces, flags["value.wrong_per_problem"], flags["value.correct_per_problem"], args.seed
+            )
         ]
     prefixes = {number: _distinct_prefixes(valued) for number, valued in shards.items()}
 
@@ -136,7 +145,9 @@ def choose(traces: list[Trace], wrong: int, correct: int, seed: int) -> list[Tra
         by_problem.setdefault(trace.problem, []).append(trace)
     for problem, answers in by_problem.items():
         for outcomes, limit in (((CORRECT,), correct), ((WRONG, NO_ANSWER), wrong)):
-            distinct = list({tuple(t.token_ids or ()): t for t in answers if t.outcome in outcomes and t.token_ids}.values())
+            distinct = list(
+                {tuple(t.token_ids or ()): t for t in answers if t.outcome in outcomes and t.token_ids}.values()
+            )
             if 0 <= limit < len(distinct):
                 distinct = random.Random(engines.content_seed(seed, problem, outcomes)).sample(distinct, limit)
             chosen += distinct
@@ -161,8 +172,10 @@ class _Valued:
 
 
 def _distinct_prefixes(valued: list[_Valued]) -> dict[tuple[str, Prefix], tuple[list[int], Prefix]]:
-    """(prompt ids, prefix) by (problem, prefix). A trace's prefixes lie next to each other, short to long, so that vLLM's
-    prefix cache still holds the shorter one."""
+    """(prompt ids, prefix) by (problem, prefix). A trace's prefixes lie next to each other, short to long, so that
+    vLLM's prefix cache still holds the shorter one."""
     return {
-        (item.trace.problem, prefix): (item.trace.prompt_ids or [], prefix) for item in valued for prefix in item.prefixes()
+        (item.trace.problem, prefix): (item.trace.prompt_ids or [], prefix)
+        for item in valued
+        for prefix in item.prefixes()
     }

@@ -1,4 +1,5 @@
-"""The arm ``dpo``: naive pairs, any correct answer with any wrong answer of the same problem (Rafailov et al. 2023)."""
+"""The arm ``dpo``: naive pairs, any correct answer with any wrong answer of the same problem (Rafailov et al.
+2023)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Problem, Task
 def build(
     problems: list[Problem], traces: list[Trace], task: Task, tokenizer: Any | None, per_problem: int, seed: int
 ) -> tuple[list[Row], list[Account]]:
-    """A pair for each of up to ``per_problem`` distinct wrong answers (-1: all), with a correct answer drawn at random."""
+    """A pair for each of up to ``per_problem`` distinct wrong answers (-1: all), with a correct answer drawn at
+    random."""
     prompts = {problem.id: task.prompt(problem.question) for problem in problems}
     account, rows = Account("answers"), []
     by_problem: dict[str, list[Trace]] = {problem.id: [] for problem in problems}

@@ -31,6 +31,8 @@ def build(
             seen.add((trace.problem, content))
             taken[trace.problem] += 1
             rows.append(
-                sft_row(tokenizer, trace.problem, prompts[trace.problem], trace.text, trace.prompt_ids, trace.token_ids)
+                sft_row(
+                    tokenizer, trace.problem, prompts[trace.problem], trace.text, trace.prompt_ids, trace.token_ids
+                )
             )
     return rows, [account]

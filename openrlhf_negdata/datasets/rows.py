@@ -31,9 +31,16 @@ class Account:
         return self.kept + self.dropped.total()
 
 
-def sft_row(tokenizer: Any | None, problem: str, prompt: str, response: str, prompt_ids: list[int] | None,
-            response_ids: list[int] | None) -> Row:  # fmt: skip
-    """A prompt and a whole response, as text and, where they are known, as ids (the end-of-sequence token among them)."""
+def sft_row(
+    tokenizer: Any | None,
+    problem: str,
+    prompt: str,
+    response: str,
+    prompt_ids: list[int] | None,
+    response_ids: list[int] | None,
+) -> Row:
+    """A prompt and a whole response, as text and, where they are known, as ids (the end-of-sequence token among
+    them)."""
     row: Row = {"problem": problem, "prompt": prompt, "response": response}
     if prompt_ids is not None and response_ids is not None:
         row |= {"prompt_ids": prompt_ids, "response_ids": response_ids}
@@ -42,8 +49,15 @@ def sft_row(tokenizer: Any | None, problem: str, prompt: str, response: str, pro
     return row
 
 
-def pair_row(tokenizer: Any | None, problem: str, prompt: str, chosen: str, rejected: str, ids: tuple[list[int], ...] | None,
-             **figures: Any) -> Row:  # fmt: skip
+def pair_row(
+    tokenizer: Any | None,
+    problem: str,
+    prompt: str,
+    chosen: str,
+    rejected: str,
+    ids: tuple[list[int], ...] | None,
+    **figures: Any,
+) -> Row:
     """A prompt (with the shared prefix, if any), a chosen and a rejected continuation; ``ids`` in that order."""
     row: Row = {"problem": problem, "prompt": prompt, "chosen": chosen, "rejected": rejected}
     if ids is not None:
@@ -62,7 +76,13 @@ def write_card(path: Path, arm: str, rows: list[Row], accounts: list[Account], s
     lines = [f"# {path.name}", "", f"{len(rows)} rows, arm `{arm}`, made by `negdata build` with:", ""]
     lines += [f"- {key}: `{value}`" for key, value in settings.items()]
     for account in accounts:
-        lines += ["", f"| {account.unit} | count |", "|---|---|", f"| in | {account.total} |", f"| kept | {account.kept} |"]
+        lines += [
+            "",
+            f"| {account.unit} | count |",
+            "|---|---|",
+            f"| in | {account.total} |",
+            f"| kept | {account.kept} |",
+        ]
         lines += [f"| dropped: {reason} | {count} |" for reason, count in sorted(account.dropped.items())]
     if rows and "chosen_ids" in rows[0]:
         lines += ["", "| tokens a row (mean) | |", "|---|---|"]

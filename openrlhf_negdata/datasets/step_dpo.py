@@ -1,18 +1,20 @@
-"""The arm ``step-dpo``: pairs that blame the step that lost the answer (Setlur et al. 2024, section 4 and Algorithm 1).
+"""The arm ``step-dpo``: pairs that blame the step that lost the answer (Setlur et al. 2024, section 4 and Algorithm
+1).
 
 Three pairings:
 
 - ``algorithm1``: a correct answer against the wrong one cut right after its first pit, from the bare prompt.
-- ``shared_prefix``: from the prefix before the pit, a correct rollout against the pit alone (Self-Explore; the theory's shared
-  prefix).
-- ``siblings``: from any prefix, the next steps that rollouts took are valued by their rollouts, and the best is paired with the
-  worst (Theorem 6.1: continuations of one prefix, compared by advantage). Needs no rollouts beyond those values cost anyway.
+- ``shared_prefix``: from the prefix before the pit, a correct rollout against the pit alone (Self-Explore; the
+  theory's shared prefix).
+- ``siblings``: from any prefix, the next steps that rollouts took are valued by their rollouts, and the best is
+  paired with the worst (Theorem 6.1: continuations of one prefix, compared by advantage). Needs no rollouts beyond
+  those values cost anyway.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +38,8 @@ def build_at_pits(
     min_drop: float,
     seed: int,
 ) -> tuple[list[Row], list[Account]]:
-    """Pairs of ``algorithm1`` or ``shared_prefix``. ``pit_definition`` is that of ``steps.values.first_pit``. A pit whose advantage is above ``-min_drop`` blames nobody: dropped."""
+    """Pairs of ``algorithm1`` or ``shared_prefix``. ``pit_definition`` is that of ``steps.values.first_pit``. A pit
+    whose advantage is above ``-min_drop`` blames nobody: dropped."""
     account, rows = Account("valued answers"), []
     by_key = {(trace.problem, trace.sample): trace for trace in traces}
     correct: dict[str, list[Trace]] = defaultdict(list)
@@ -58,7 +61,8 @@ def build_at_pits(
         if not drop > 0 or drop < min_drop:
             account.drop("pit_drop_too_small")
             continue
-        assert trace.token_ids is not None and trace.prompt_ids is not None
+        assert trace.token_ids is not None
+        assert trace.prompt_ids is not None
         start, end = ([0, *value.step_ends][pit], value.step_ends[pit])
         rng = random.Random(content_seed(seed, pairing, trace.problem, trace.sample))
         if pairing == "algorithm1":
@@ -69,7 +73,11 @@ def build_at_pits(
         else:
             shared, rejected = start, trace.token_ids[start:end]
             # A rollout that takes the pit's step and still gets there would be chosen and rejected for the same step.
-            others = [ids for ids in right_from[trace.problem, tuple(trace.token_ids[:start])] if ids[: len(rejected)] != rejected]
+            others = [
+                ids
+                for ids in right_from[trace.problem, tuple(trace.token_ids[:start])]
+                if ids[: len(rejected)] != rejected
+            ]
             if not others:
                 account.drop("no_correct_rollout")
                 continue
@@ -80,7 +88,11 @@ def build_at_pits(
             continue
         account.keep()
         ids = ([*trace.prompt_ids, *trace.token_ids[:shared]], chosen, rejected)
-        rows.append(pair_row(tokenizer, trace.problem, "", "", "", ids, q_before=round(q[pit], 4), q_rejected=round(q[pit + 1], 4)))
+        rows.append(
+            pair_row(
+                tokenizer, trace.problem, "", "", "", ids, q_before=round(q[pit], 4), q_rejected=round(q[pit + 1], 4)
+            )
+        )
     return rows, [account]
 
 
@@ -107,9 +119,9 @@ def build_siblings(
 ) -> tuple[list[Row], list[Account]]:
     """From each prefix, the best and the worst next step whose values differ by ``min_gap`` or more.
 
-    A step's value is the share of right ones among the rollouts that began with it and those made from the prefix that ends
-    with it; it needs ``min_rollouts`` of them. Chosen: a right continuation through the best step; rejected: the worst step.
-    ``first_step`` gives the end of the first step of a continuation.
+    A step's value is the share of right ones among the rollouts that began with it and those made from the prefix
+    that ends with it; it needs ``min_rollouts`` of them. Chosen: a right continuation through the best step;
+    rejected: the worst step. ``first_step`` gives the end of the first step of a continuation.
     """
     prompts = {trace.problem: trace.prompt_ids for trace in traces}
     by_prefix: dict[tuple[str, Ids], list[Rollout]] = defaultdict(list)
@@ -152,5 +164,3 @@ def shuffled(rows: list[Row], seed: int) -> list[Row]:
     order = list(rows)
     random.Random(seed).shuffle(order)
     return order
-
-

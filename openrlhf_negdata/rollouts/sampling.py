@@ -11,8 +11,8 @@ from openrlhf_negdata.tasks import Problem, Task
 
 
 def encode_prompt(tokenizer: Any, task: Task, question: str, chat_template: bool = False) -> list[int]:
-    """Token ids of the prompt. No beginning-of-sequence token is added: OpenRLHF trains and rolls out without one unless
-    the chat template writes it (openrlhf/utils/agent.py:216)."""
+    """Token ids of the prompt. No beginning-of-sequence token is added: OpenRLHF trains and rolls out without one
+    unless the chat template writes it (openrlhf/utils/agent.py:216)."""
     text = task.prompt(question)
     if chat_template:
         message = [{"role": "user", "content": text}]
@@ -38,7 +38,8 @@ def answer_problems(
     """
     asked = [(problem, encode_prompt(tokenizer, task, problem.question, chat_template)) for problem in problems]
     requests = (
-        Request(prompt_ids, samples, max_tokens, content_seed(seed, prompt_ids, problem.id)) for problem, prompt_ids in asked
+        Request(prompt_ids, samples, max_tokens, content_seed(seed, prompt_ids, problem.id))
+        for problem, prompt_ids in asked
     )
     for (problem, prompt_ids), continuations in zip(asked, engines.generate(requests, sampling), strict=True):
         texts = tokenizer.batch_decode(

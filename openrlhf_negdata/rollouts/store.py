@@ -5,8 +5,8 @@
     tokenizer/               the policy's tokenizer, so that the folder can be read without the model
     traces-00000.parquet     tables in shards; a shard appears whole or not at all, and is never rewritten
 
-A command that finds its manifest complete does nothing; one that finds shards goes on after them; one whose settings differ
-from the manifest's refuses, so that rows made by different settings never mix.
+A command that finds its manifest complete does nothing; one that finds shards goes on after them; one whose settings
+differ from the manifest's refuses, so that rows made by different settings never mix.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Trace:
 class StepValues:
     """Rollouts counted at every step of a trace.
 
-    Step i is ``token_ids[step_ends[i-1]:step_ends[i]]``. ``count[i]`` rollouts were made from the prefix before step i and
-    ``correct[i]`` of them were right, so ``correct[i] / count[i]`` is the value before step i. The value after the last
-    step is the trace's outcome; no rollouts are made there.
+    Step i is ``token_ids[step_ends[i-1]:step_ends[i]]``. ``count[i]`` rollouts were made from the prefix before step
+    i and ``correct[i]`` of them were right, so ``correct[i] / count[i]`` is the value before step i. The value after
+    the last step is the trace's outcome; no rollouts are made there.
     """
 
     problem: str

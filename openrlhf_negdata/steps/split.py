@@ -12,9 +12,9 @@ from openrlhf_negdata.tasks import Task
 def split_steps(token_ids: Sequence[int], tokenizer: Any, task: Task) -> list[tuple[int, int]]:
     """The steps of a response as ``[start, end)`` ranges of its tokens; they join to exactly ``token_ids``.
 
-    The task says where in the text a step ends; the cut is made after the first token by whose end the text decoded so far
-    reaches that point, so a delimiter belongs to the step it ends and no token is split. End-of-sequence tokens belong to
-    the last step. Never raises, whatever the ids.
+    The task says where in the text a step ends; the cut is made after the first token by whose end the text decoded
+    so far reaches that point, so a delimiter belongs to the step it ends and no token is split. End-of-sequence
+    tokens belong to the last step. Never raises, whatever the ids.
     """
     end = len(token_ids)
     if end == 0:

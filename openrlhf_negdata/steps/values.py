@@ -10,7 +10,8 @@ from openrlhf_negdata.tasks import CORRECT
 
 
 def step_q(values: StepValues, outcome: str) -> list[float]:
-    """Q before the first step, then after each step: ``len(values.step_ends) + 1`` numbers in [0, 1], NaN where unknown.
+    """Q before the first step, then after each step: ``len(values.step_ends) + 1`` numbers in [0, 1], NaN where
+    unknown.
 
     The value after the last step is the outcome itself: a terminal step is not rolled out.
     """
@@ -26,9 +27,9 @@ def advantages(q: Sequence[float]) -> list[float]:
 def first_pit(q: Sequence[float], definition: str = "lowest_q") -> int:
     """The step that lost the answer. ``q`` is as :func:`step_q` gives it; NaN is passed over.
 
-    ``lowest_q``: the first step with the lowest Q after it (Algorithm 1). After the last step of a wrong answer Q is 0, so
-    that is the pit unless an earlier estimate is exactly 0. ``lowest_advantage``: the first step with the least advantage
-    (the same authors' restatement).
+    ``lowest_q``: the first step with the lowest Q after it (Algorithm 1). After the last step of a wrong answer Q is
+    0, so that is the pit unless an earlier estimate is exactly 0. ``lowest_advantage``: the first step with the least
+    advantage (the same authors' restatement).
     """
     scores = q[1:] if definition == "lowest_q" else advantages(q)
     known = [math.inf if math.isnan(score) else score for score in scores]

@@ -1,7 +1,7 @@
 """What a problem is: how its prompt is written, where the steps of an answer end, how the answer is graded.
 
-A task is a subclass of :class:`Task`. The built-in ones are named in :data:`BUILT_IN`; a task of one's own is a Python file
-that defines ``task = MyTask()`` and is named by its path: ``--task my_task.py``.
+A task is a subclass of :class:`Task`. The built-in ones are named in :data:`BUILT_IN`; a task of one's own is a
+Python file that defines ``task = MyTask()`` and is named by its path: ``--task my_task.py``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Task:
     slow_grader = False
 
     def problem(self, row: dict, number: int) -> Problem:
-        """Read a problem from ``row`` of a problems file; ``number`` is its line. KeyError or ValueError if malformed."""
+        """Read a problem from ``row`` of a problems file; ``number`` is its line. KeyError or ValueError if
+        malformed."""
         solution = row.get("solution")
         return Problem(
             id=str(row.get("id", number)),
@@ -92,7 +93,8 @@ def load(name: str) -> Task:
         if not Path(name).is_file():
             raise UserError(f"no such task file: {name}")
         spec = importlib.util.spec_from_file_location("negdata_task", name)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not isinstance(getattr(module, "task", None), Task):

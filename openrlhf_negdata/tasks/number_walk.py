@@ -42,15 +42,14 @@ class NumberWalk(Task):
         words = response.split()
         if len(words) < 3 or len(words) % 3 or any(word != ";" for word in words[2::3]):
             return Graded(NO_ANSWER, None)
-        value: int | None = int(start)
+        value = int(start)
         left = list(operations)
         for operation, written in zip(words[0::3], words[1::3], strict=True):
-            if operation not in left or value is None:
+            reached = apply(value, operation) if operation in left else None
+            if reached is None or str(reached) != written:
                 return Graded(WRONG, words[-2])
             left.remove(operation)
-            value = apply(value, operation)
-            if str(value) != written:
-                return Graded(WRONG, words[-2])
+            value = reached
         return Graded(CORRECT if str(value) == target else WRONG, words[-2])
 
     def trace_right(self, question: str, response: str) -> bool:
@@ -68,17 +67,19 @@ class NumberWalk(Task):
 
 
 def _draw(rng: random.Random, offered: int, used: int) -> tuple[str, str]:
-    """A question with ``offered`` operations, one of them multiplicative, and a solution that uses ``used`` of them."""
+    """A question with ``offered`` operations, one of them multiplicative, and a solution that uses ``used`` of
+    them."""
     while True:
         start = rng.randrange(VALUES)
         operations = rng.sample(ADDITIVE, offered - 1) + [rng.choice(MULTIPLICATIVE)]
         rng.shuffle(operations)
-        value: int | None = start
+        value = start
         route: list[tuple[str, int]] = []
         for operation in rng.sample(operations, used):
-            value = apply(value, operation)
-            if value is None:
+            reached = apply(value, operation)
+            if reached is None:
                 break
+            value = reached
             route.append((operation, value))
         else:
             if len({start, *(reached for _, reached in route)}) == used + 1:

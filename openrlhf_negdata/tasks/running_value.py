@@ -1,10 +1,10 @@
 """Running value: a chain of operations modulo 31, graded by the final value modulo 3 alone.
 
-A prompt is a start value, operations and ``?``: ``7 +3 *2 -5 +1 *4 ?``. A solution writes a step an operation, ``+3 10 ;``,
-then ``= r2``. One answer in three is right by accident. The teacher of D_syn has a habit: for some operations it loses
-track, writes ``+3 ~ ;`` and goes on from a random value, and only its solutions with the right answer are kept, so that
-about half of D_syn reaches the right answer by a wrong route. It is the smallest task in which cloning right answers
-clones spurious steps (Setlur et al. 2024, section 5).
+A prompt is a start value, operations and ``?``: ``7 +3 *2 -5 +1 *4 ?``. A solution writes a step an operation, ``+3
+10 ;``, then ``= r2``. One answer in three is right by accident. The teacher of D_syn has a habit: for some operations
+it loses track, writes ``+3 ~ ;`` and goes on from a random value, and only its solutions with the right answer are
+kept, so that about half of D_syn reaches the right answer by a wrong route. It is the smallest task in which cloning
+right answers clones spurious steps (Setlur et al. 2024, section 5).
 """
 
 from __future__ import annotations

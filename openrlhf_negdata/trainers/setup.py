@@ -1,4 +1,5 @@
-"""What our trainers share with OpenRLHF's own command lines: flags, models, the schedule, and an output that appears whole."""
+"""What our trainers share with OpenRLHF's own command lines: flags, models, the schedule, and an output that appears
+whole."""
 
 from __future__ import annotations
 
@@ -50,8 +51,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--min_lr_ratio", type=float, default=0.1, help="last learning rate as a share of the peak")
     a("--max_norm", type=float, default=1.0, help="gradient norm to clip at")
     a("--ds.zero_stage", type=int, default=2, help="DeepSpeed ZeRO stage, 0 to 3")
-    a("--ds.param_dtype", choices=["bf16", "fp16"], default="bf16", help="parameter type; the optimizer keeps fp32 copies")
-    a("--ds.attn_implementation", default=None, help="attention of transformers (flash_attention_2 with CUDA, else sdpa)")
+    a(
+        "--ds.param_dtype",
+        choices=["bf16", "fp16"],
+        default="bf16",
+        help="parameter type; the optimizer keeps fp32 copies",
+    )
+    a(
+        "--ds.attn_implementation",
+        default=None,
+        help="attention of transformers (flash_attention_2 with CUDA, else sdpa)",
+    )
     a("--ds.experts_implementation", default=None, help="MoE experts implementation of transformers")
     a("--ds.adam_offload", action=_FLAG, help="keep the optimizer in host memory")
     a("--ds.zpg", type=int, default=1, help="ZeRO++ partition size")
@@ -82,7 +92,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
-    """Parse the command line, check its inputs, and train unless the output is there already. Returns the exit status."""
+    """Parse the command line, check its inputs, and train unless the output is there already. Returns the exit
+    status."""
     flat = parser.parse_args()
     flags = vars(flat)
     try:
@@ -152,7 +163,9 @@ def read_rows(args: Any, fields: tuple[str, ...]) -> list[dict[str, Any]]:
         return {field: row[field] for field in fields}
 
     files = args.data.dataset.split(",")
-    return list(itertools.islice(itertools.chain.from_iterable(read_jsonl(f, parse) for f in files), args.data.max_samples))
+    return list(
+        itertools.islice(itertools.chain.from_iterable(read_jsonl(f, parse) for f in files), args.data.max_samples)
+    )
 
 
 def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:
@@ -204,8 +217,9 @@ def make_loader(args: Any, strategy: Any, dataset: Any) -> Any:
 
 
 def optimizer_config(args: Any, strategy: Any, loader: Any) -> dict[str, Any]:
-    """What ``strategy.prepare`` wants. The horizon is SFT's (train_sft.py:103): it counts updates as DeepSpeed makes them,
-    across epochs; train_dpo.py:126 floors them epoch by epoch, so that its learning rate rises again at the end."""
+    """What ``strategy.prepare`` wants. The horizon is SFT's (train_sft.py:103): it counts updates as DeepSpeed makes
+    them, across epochs; train_dpo.py:126 floors them epoch by epoch, so that its learning rate rises again at the
+    end."""
     return {
         "optim": args.optim,
         "muon": vars(args.muon),
@@ -224,7 +238,9 @@ def load_checkpoint(args: Any, strategy: Any, model: Any) -> int:
     if not (path / "settings.json").is_file():
         return 0
     if json.loads((path / "settings.json").read_text(encoding="utf-8")) != args.settings:
-        raise UserError(f"{path} holds checkpoints made with other settings: give another --ckpt.path, or remove that folder")
+        raise UserError(
+            f"{path} holds checkpoints made with other settings: give another --ckpt.path, or remove that folder"
+        )
     if not (path / "latest").is_file():
         return 0
     _, states = strategy.load_ckpt(model.model, str(path))

@@ -1,8 +1,8 @@
 """OpenRLHF's DPOTrainer with the bookkeeping of its SFTTrainer.
 
-The loss is plain DPO (Setlur et al. 2024, equation 5; Rafailov et al. 2023): per-step DPO differs only in its pairs. What is written
-anew is the loop, because OpenRLHF 0.11.2's counts an epoch in whole updates and so resumes at the wrong row (dpo_trainer.py:123-125,
-pull request 1350).
+The loss is plain DPO (Setlur et al. 2024, equation 5; Rafailov et al. 2023): per-step DPO differs only in its pairs.
+What is written anew is the loop, because OpenRLHF 0.11.2's counts an epoch in whole updates and so resumes at the
+wrong row (dpo_trainer.py:123-125, pull request 1350).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ class StepDPOTrainer(DPOTrainer):
     def fit(self, args: Any, consumed_samples: int = 0, num_update_steps_per_epoch: int | None = None) -> None:
         """Train for ``args.train.max_epochs`` epochs, from row ``consumed_samples`` of the whole run on.
 
-        Logged a micro-batch: loss, accuracy, implicit rewards (beta times the log-ratio to the reference) of both sides, and
-        the summed log-probabilities of both sides under the policy, whose joint fall is DPO's known failure.
+        Logged a micro-batch: loss, accuracy, implicit rewards (beta times the log-ratio to the reference) of both
+        sides, and the summed log-probabilities of both sides under the policy, whose joint fall is DPO's known
+        failure.
         """
         accumulated = self.strategy.accumulated_gradient
         if args.ckpt.save_steps == -1:
@@ -36,7 +37,9 @@ class StepDPOTrainer(DPOTrainer):
         device = next(self.model.parameters()).device
         for epoch in range(start_epoch, self.epochs):
             self.train_dataloader.sampler.set_epoch(epoch, consumed_in_epoch if epoch == start_epoch else 0)
-            bar = tqdm(self.train_dataloader, desc=f"epoch {epoch + 1}/{self.epochs}", disable=not self.strategy.is_rank_0())
+            bar = tqdm(
+                self.train_dataloader, desc=f"epoch {epoch + 1}/{self.epochs}", disable=not self.strategy.is_rank_0()
+            )
             for chosen_ids, chosen_mask, rejected_ids, rejected_mask, prompt_lengths in bar:
                 sides = [side.to(device) for side in (chosen_ids, chosen_mask, rejected_ids, rejected_mask)]
                 chosen, rejected, aux_loss, nll = self.concatenated_forward(self.model, *sides, prompt_lengths)
