@@ -25,7 +25,10 @@ COMMANDS = {
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the paragraphs of a module's docstring and adds the default to every flag."""
+    """Keeps the paragraphs of a module's docstring and adds the default to every flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -102,18 +102,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def _decoder(values: Run) -> Callable[[list[int]], str]:
-    """Token ids to text, with the tokenizer that the value run was made with."""
-    path = values.manifest["settings"].get("tokenizer")
-    if path is None:
-        raise UserError(f"{values.path / 'manifest.json'}: malformed: its settings name no tokenizer")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise UserError("--values needs transformers to read the tokenizer: pip install transformers") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer at {path}, named by {values.path / 'manifest.json'}: {_line(error)}") from None
+    """Token ids to text, with the tokenizer that the value run carries."""
+    tokenizer = values.tokenizer()
     return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
@@ -137,7 +127,3 @@ def _text(words: str) -> Any:
 
 def _share(value: float | None, low: float, high: float, sign: str = "") -> Any:
     return "" if value is None else _text(f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]")
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
