@@ -15,6 +15,7 @@ is OUTPUT.card.md.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -72,14 +73,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"no such folder: {folder}")
     is_run = (folder / "manifest.json").is_file()
     made = Run.open(folder) if is_run else None
-    identity = {"arm": args.arm, "input": made.manifest["settings"] if made else str(folder), **_flags(args)}
+    identity = {"arm": args.arm, "input": made.manifest["settings"] if made else _digests(folder), **_flags(args)}
     stamp = output.with_name(f".{output.name}.settings.json")
-    if (
-        made
-        and output.is_file()
-        and stamp.is_file()
-        and json.loads(stamp.read_text()) == json.loads(json.dumps(identity))
-    ):
+    identity = json.loads(json.dumps(identity))
+    if output.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == identity:
         print(f"{output} is complete")
         return
     task = _task(args.task, made)
@@ -107,8 +104,7 @@ def run(args: argparse.Namespace) -> None:
     stamp.unlink(missing_ok=True)
     write_card(output, args.arm, rows, accounts, _flags(args))
     write_jsonl(output, rows)
-    if made:
-        write_jsonl(stamp, [identity])
+    write_jsonl(stamp, [identity])
     for account in accounts:
         print(
             f"{output}: {len(rows)} rows; {account.total} {account.unit} in, {account.kept} kept, "
@@ -119,6 +115,12 @@ def run(args: argparse.Namespace) -> None:
 def _flags(args: argparse.Namespace) -> dict:
     """The flags that decide the content of a set."""
     return {key: value for key, value in vars(args).items() if key not in ("command", "arm", "input", "output")}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The content of a folder that no command of ours made."""
+    files = [folder / name for name in ("problems.jsonl", "traces.jsonl") if (folder / name).is_file()]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _task(name: str | None, made: Run | None) -> Task:
