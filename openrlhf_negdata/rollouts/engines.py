@@ -161,6 +161,8 @@ class Engines:
                 **(whole_prompts if cpu.without_cuda() else {}),
             )
             self.actors.append(actor)
+        import vllm.sampling_params  # noqa: F401 - seconds of imports, while the engines start
+
         ray.get([actor.get_num_unfinished_requests.remote() for actor in self.actors])
 
     def __exit__(self, *_: object) -> None:
