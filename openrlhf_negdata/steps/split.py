@@ -19,10 +19,7 @@ def split_steps(token_ids: Sequence[int], tokenizer: Any, task: Task) -> list[tu
     end = len(token_ids)
     if end == 0:
         return []
-    special = set(tokenizer.all_special_ids)
-    body = end
-    while body and token_ids[body - 1] in special:
-        body -= 1
+    body = _without_end(token_ids, tokenizer)
     decoded = _Decoded(token_ids[:body], tokenizer)
     cuts = sorted({decoded.token_at(offset) for offset in task.step_ends(decoded.text)} - {0, body})
     edges = [0, *cuts, end]
@@ -31,10 +28,7 @@ def split_steps(token_ids: Sequence[int], tokenizer: Any, task: Task) -> list[tu
 
 def first_step(token_ids: Sequence[int], tokenizer: Any, task: Task) -> int:
     """The end of the first step: ``split_steps(...)[0][1]`` for less work; 0 for no tokens."""
-    special = set(tokenizer.all_special_ids)
-    body = len(token_ids)
-    while body and token_ids[body - 1] in special:
-        body -= 1
+    body = _without_end(token_ids, tokenizer)
     decoded = _Decoded(token_ids[:body], tokenizer)
     for offset in task.step_ends(decoded.text):
         cut = decoded.token_at(offset)
@@ -43,6 +37,16 @@ def first_step(token_ids: Sequence[int], tokenizer: Any, task: Task) -> int:
         if cut > 0:
             return cut
     return len(token_ids)
+
+
+def _without_end(token_ids: Sequence[int], tokenizer: Any) -> int:
+    """How many tokens there are before the special ones at the end. An unknown token stands for text, and is none of
+    them unless it is the end-of-sequence token too, as GPT-2's is."""
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id} | {tokenizer.eos_token_id}
+    count = len(token_ids)
+    while count and token_ids[count - 1] in special:
+        count -= 1
+    return count
 
 
 class _Decoded:
@@ -54,11 +58,17 @@ class _Decoded:
         self.text = self._decode(len(self.token_ids))
 
     def _decode(self, count: int) -> str:
-        text = self.tokenizer.decode(
-            self.token_ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        # A character whose bytes are not all there yet decodes to U+FFFD and is not counted as reached.
-        return text if count == len(self.token_ids) else text.rstrip("\N{REPLACEMENT CHARACTER}")
+        # A character whose bytes are not all there yet decodes to U+FFFD, and with SentencePiece's byte tokens so do
+        # the bytes before it: it is not reached, and the text is that of the tokens before it. No character has more
+        # than four bytes.
+        text = ""
+        for whole in range(count, max(count - 4, -1), -1):
+            text = self.tokenizer.decode(
+                self.token_ids[:whole], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+            if count == len(self.token_ids) or not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                return text
+        return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
     def token_at(self, offset: int) -> int:
         """The least number of tokens whose text has at least ``offset`` characters."""
