@@ -60,6 +60,18 @@ def check_head_size(path: Path) -> None:
         )
 
 
+def check_length(path: Path, tokens: int) -> None:
+    """Raise unless the model takes a prompt and response of ``tokens`` tokens together."""
+    config = _config(path)
+    config = config.get("text_config", config)
+    scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    limit = int(config.get("max_position_embeddings", tokens) * scaled.get("factor", 1))
+    if tokens > limit:
+        raise UserError(
+            f"{path} takes {limit} tokens at most, and the longest prompt with --rollout.max_new_tokens makes {tokens}"
+        )
+
+
 def revision(path: Path) -> str:
     """What identifies a model: a digest of its config, weights and tokenizer, whatever the folder is called."""
     digest = hashlib.sha256()

@@ -7,9 +7,9 @@ every one.
     negdata build step-dpo --input values --pairing siblings --output step_dpo.jsonl
 
 --input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for
-rft and dpo, traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. Rows of the set hold token
-ids and text; answers that were not sampled here have no ids, and their sets are for OpenRLHF's own trainers. The card
-is OUTPUT.card.md.
+rft and dpo, traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. Rows of the set hold text
+and token ids: those that were sampled, or, of a folder of your own, those that --tokenizer makes of its text. Without
+--tokenizer such a set is text alone, for OpenRLHF's own trainers. The card is OUTPUT.card.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from openrlhf_negdata.datasets import dpo, rft, sft, step_dpo
@@ -24,6 +25,7 @@ from openrlhf_negdata.datasets.rows import write_card
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import write_jsonl
 from openrlhf_negdata.models import load_tokenizer
+from openrlhf_negdata.rollouts.sampling import encode_prompt, encode_response
 from openrlhf_negdata.rollouts.store import Run, Trace, read_solutions
 from openrlhf_negdata.tasks import Problem, Task, load
 
@@ -38,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default=None, help="what the problems are; a run folder says so itself")
     parser.add_argument("--tokenizer", default=None, help="model folder whose tokenizer makes the ids")
     parser.add_argument(
-        "--data.apply_chat_template", action="store_true", help="sft: write prompts with the chat template"
+        "--data.apply_chat_template",
+        action="store_true",
+        help="with --tokenizer: write prompts with its chat template",
     )
     parser.add_argument("--with_solutions", action="store_true", help="rft: the teacher's solutions too")
     parser.add_argument(
@@ -86,8 +90,16 @@ def run(args: argparse.Namespace) -> None:
         rows, accounts = _step_dpo(args, made, task)
     else:
         problems, traces = _problems_and_traces(args, folder, made, task)
-        tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made and traces else None
+        tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made else None
         chat_template = vars(args)["data.apply_chat_template"]
+        if made is None and tokenizer is not None:
+            asked = {
+                problem.id: encode_prompt(tokenizer, task, problem.question, chat_template) for problem in problems
+            }
+            traces = [
+                replace(trace, prompt_ids=asked[trace.problem], token_ids=encode_response(tokenizer, trace.text))
+                for trace in traces
+            ]
         if args.arm == "dpo":
             rows, accounts = dpo.build(problems, traces, task, tokenizer, args.per_problem, args.seed)
         else:

@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from openrlhf_negdata import models
-from openrlhf_negdata.cli.sample import add_sampling_flags, max_response_tokens
+from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_response_tokens, read_sampling
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems, write_json
 from openrlhf_negdata.grading import grade_rows
@@ -55,8 +55,10 @@ def run(args: argparse.Namespace) -> None:
         name, _, model = word.partition("=")
         if not name or not model or name in arms or "/" in name:
             raise UserError(f"--models {word}: write ARM=MODEL, each arm once")
-        arms[name] = models.check_model(model, flags["model.trust_remote_code"])
-    sampling = engines.Sampling(flags["rollout.temperature"], flags["rollout.top_p"], flags["rollout.top_k"])
+        arms[name] = check_policy(model, flags)
+    sampling = read_sampling(flags)
+    if args.q_problems < 0 or args.q_rollouts < 1:
+        raise UserError("--q_problems must be at least 0 and --q_rollouts at least 1")
     settings = {
         "task": args.task,
         "problems": len(problems),
@@ -71,16 +73,17 @@ def run(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if (output / "settings.json").is_file() and json.loads((output / "settings.json").read_text()) != settings:
         raise UserError(f"{output} was made with other settings: give another --output, or remove that folder")
-    write_json(output / "settings.json", settings)
     revisions = {name: models.revision(model) for name, model in arms.items()}
     owed = {name: model for name, model in arms.items() if not _is_done(output / f"{name}.json", revisions[name])}
     if not owed:
         print(f"{output} is complete: {', '.join(arms)}")
         return
     first = next(iter(owed.values()))
-    tokenizer = models.load_tokenizer(str(first))
+    tokenizer = models.load_tokenizer(str(first), flags["model.trust_remote_code"])
     prompts = [encode_prompt(tokenizer, task, problem.question, settings["chat_template"]) for problem in problems]
     longest = settings["max_tokens"] + max(map(len, prompts))
+    models.check_length(first, longest)
+    write_json(output / "settings.json", settings)
     with engines.Engines(first, longest, flags) as running:
         for name, model in tqdm(owed.items(), desc="evaluate", unit="policy"):
             running.load(model)

@@ -9,14 +9,15 @@ shard; run again when done, it does nothing.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tqdm import tqdm
 
-from openrlhf_negdata import models
+from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import answer_problems
+from openrlhf_negdata.rollouts.sampling import answer_problems, encode_prompt
 from openrlhf_negdata.rollouts.store import Run, Trace
 from openrlhf_negdata.tasks import Task, load
 
@@ -49,29 +50,54 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="with the content of a request, decides its draws")
 
 
+def read_sampling(flags: dict) -> engines.Sampling:
+    top_p, top_k = flags["rollout.top_p"], flags["rollout.top_k"]
+    if flags["rollout.temperature"] <= 0:
+        raise UserError("--rollout.temperature must be above 0: values are estimated from samples of this policy")
+    if not 0 < top_p <= 1:
+        raise UserError(f"--rollout.top_p must be above 0 and at most 1, not {top_p}")
+    if top_k != -1 and top_k < 1:
+        raise UserError(f"--rollout.top_k must be -1 or at least 1, not {top_k}")
+    return engines.Sampling(flags["rollout.temperature"], top_p, top_k)
+
+
 def max_response_tokens(task: Task, flags: dict) -> int:
     """The token budget of a whole response."""
-    return flags["rollout.max_new_tokens"] or task.max_response_tokens or 1024
+    given = flags["rollout.max_new_tokens"]
+    if given is not None and given < 1:
+        raise UserError(f"--rollout.max_new_tokens must be at least 1, not {given}")
+    return given or task.max_response_tokens or 1024
+
+
+def check_policy(name: str, flags: dict) -> Path:
+    """The folder of a model that the engines can run, known before anything is written or started."""
+    model = models.check_model(name, flags["model.trust_remote_code"])
+    if cpu.without_cuda():
+        models.check_head_size(model)
+    return model
 
 
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
     if flags["rollout.n_samples_per_prompt"] < 1 or args.shard_size < 1:
         raise UserError("--rollout.n_samples_per_prompt and --shard_size must be at least 1")
-    if flags["rollout.temperature"] <= 0:
-        raise UserError("--rollout.temperature must be above 0: values are estimated from samples of this policy")
+    sampling = read_sampling(flags)
     task = load(args.task)
     problems = read_problems(args.problems, task)
-    model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
-    sampling = engines.Sampling(flags["rollout.temperature"], flags["rollout.top_p"], flags["rollout.top_k"])
+    model = check_policy(flags["model.model_name_or_path"], flags)
     max_tokens = max_response_tokens(task, flags)
+    tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
+    chat_template = flags["data.apply_chat_template"]
+    prompts = (encode_prompt(tokenizer, task, problem.question, chat_template) for problem in problems)
+    longest = max_tokens + max(map(len, prompts))
+    models.check_length(model, longest)
     settings = {
         "task": args.task,
         "model": models.revision(model),
         "samples": flags["rollout.n_samples_per_prompt"],
         "sampling": vars(sampling),
         "max_tokens": max_tokens,
-        "chat_template": flags["data.apply_chat_template"],
+        "chat_template": chat_template,
         "seed": args.seed,
         "shard_size": args.shard_size,
         "problems": engines.content_seed(problems),
@@ -83,9 +109,7 @@ def run(args: argparse.Namespace) -> None:
     shards = [problems[i : i + args.shard_size] for i in range(0, len(problems), args.shard_size)]
     owed = [number for number in range(len(shards)) if not output.shard("traces", number).exists()]
     if owed:
-        tokenizer = output.tokenizer()
-        longest = max_tokens + max(len(tokenizer(task.prompt(problem.question))["input_ids"]) for problem in problems)
-        with engines.Engines(model, longest + 64 * settings["chat_template"], flags) as running:
+        with engines.Engines(model, longest, flags) as running:
             answers = answer_problems(
                 running,
                 [problem for number in owed for problem in shards[number]],
@@ -94,12 +118,12 @@ def run(args: argparse.Namespace) -> None:
                 samples=settings["samples"],
                 sampling=sampling,
                 max_tokens=max_tokens,
-                chat_template=settings["chat_template"],
+                chat_template=chat_template,
                 seed=(settings["model"], args.seed),
             )
             with tqdm(
                 total=len(problems),
-                initial=sum(len(s) for s in shards) - sum(len(shards[n]) for n in owed),
+                initial=len(problems) - sum(len(shards[number]) for number in owed),
                 desc="sample",
                 unit="problem",
             ) as bar:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from openrlhf_negdata import models
+from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading import grade_rows
 from openrlhf_negdata.rollouts import engines
@@ -46,8 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
     graded = Run.open(args.input)
+    if graded.manifest["command"] != "grade":
+        raise UserError(f"{args.input} was not made by `negdata grade`: grade it first and give that output")
     made = graded.manifest["settings"]["input"]
-    model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
+    model = check_policy(flags["model.model_name_or_path"], flags)
     if models.revision(model) != made["model"]:
         raise UserError(
             f"{model} is not the model that wrote {args.input}: values are those of the policy that is trained"

@@ -23,7 +23,7 @@ from openrlhf_negdata.datasets.rows import Account, Row, pair_row
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
 from openrlhf_negdata.steps.values import advantages, first_pit, step_q
-from openrlhf_negdata.tasks import CORRECT
+from openrlhf_negdata.tasks import CORRECT, TRUNCATED
 
 Ids = tuple[int, ...]
 
@@ -131,9 +131,10 @@ def build_siblings(
     for (problem, prefix), here in by_prefix.items():
         steps: dict[Ids, _Step] = defaultdict(_Step)
         for rollout in here:
-            if not rollout.token_ids:
-                continue
-            step = steps[tuple(rollout.token_ids[: first_step(rollout.token_ids)])]
+            end = first_step(rollout.token_ids)
+            if end == len(rollout.token_ids) and (end == 0 or rollout.outcome == TRUNCATED):
+                continue  # it ran out of tokens within the step: that is no step
+            step = steps[tuple(rollout.token_ids[:end])]
             step.count += 1
             if rollout.outcome == CORRECT:
                 step.right.append(rollout.token_ids)
@@ -150,6 +151,9 @@ def build_siblings(
         worst = min(valued, key=lambda taken: valued[taken].value)
         if valued[best].value - valued[worst].value < min_gap:
             account.drop("gap_too_small")
+            continue
+        if best[: len(worst)] == worst:  # a minimal gap of 0 or less, or a delimiter that may be longer
+            account.drop("worst_begins_best")
             continue
         account.keep()
         chosen = random.Random(content_seed(seed, "siblings", problem, prefix)).choice(valued[best].right)

@@ -20,6 +20,12 @@ def encode_prompt(tokenizer: Any, task: Task, question: str, chat_template: bool
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def encode_response(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a whole response that came as text, tokenised apart from its prompt so that no token spans the
+    boundary, and its end-of-sequence token."""
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
 def answer_problems(
     engines: Engines,
     problems: Iterable[Problem],

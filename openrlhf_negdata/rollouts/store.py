@@ -126,10 +126,16 @@ class Run:
             raise UserError(f"{path} is in the way: it is not a folder")
         if path.exists() and any(entry.suffix == ".parquet" for entry in path.iterdir()):
             raise UserError(f"{path} holds tables but no manifest.json: give another --output, or remove that folder")
-        write_jsonl(path / "problems.jsonl", (asdict(problem) for problem in problems))
+        tokenizer = None
         if tokenizer_from is not None:
             parent = Path(tokenizer_from) / "tokenizer"
-            load_tokenizer(str(parent if parent.is_dir() else tokenizer_from)).save_pretrained(path / "tokenizer")
+            tokenizer = load_tokenizer(str(parent if parent.is_dir() else tokenizer_from))
+        rows = [asdict(problem) for problem in problems]
+        if (path / "problems.jsonl").is_file() and list(_rows(path / "problems.jsonl")) != rows:
+            raise UserError(f"{path} holds a problems.jsonl of other problems: give another --output")
+        write_jsonl(path / "problems.jsonl", rows)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(path / "tokenizer")
         run = cls(path, {"command": command, "settings": settings, "complete": False})
         write_json(path / "manifest.json", run.manifest)
         return run
@@ -158,7 +164,7 @@ class Run:
         return load_tokenizer(str(self.path / "tokenizer"))
 
     def problems(self) -> list[Problem]:
-        return list(read_jsonl(self.path / "problems.jsonl", lambda row, _: Problem(**row)))
+        return [Problem(**row) for row in _rows(self.path / "problems.jsonl")]
 
     def shard(self, table: str, number: int) -> Path:
         return self.path / f"{table}-{number:05d}.parquet"
@@ -187,6 +193,10 @@ class Run:
         write_json(self.path / "manifest.json", self.manifest)
 
 
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    return read_jsonl(path, lambda row, _: row)
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -213,13 +223,15 @@ def read_solutions(folder: str | Path, task: Task) -> tuple[list[Problem], list[
             raise ValueError(f"no problem has the id {problem!r}")
         if outcome not in OUTCOMES:
             raise ValueError(f"outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
+        if not isinstance(row["response"], str):
+            raise ValueError(f"response is {row['response']!r}, not text")
         samples[problem] += 1
         return Trace(
             problem=problem,
             sample=samples[problem] - 1,
             prompt_ids=None,
             token_ids=None,
-            text=str(row["response"]),
+            text=row["response"],
             finish_reason=row.get("finish_reason"),
             outcome=outcome,
             answer=row.get("answer"),
