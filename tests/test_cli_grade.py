@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.rollouts.store import Run, Trace
@@ -37,6 +39,8 @@ def sampled(path: Path, **settings: object) -> Path:
     """A run as `negdata sample` leaves it: two shards, one problem each, the rows of ROWS as traces."""
     problems = [Problem("a", "q", "18"), Problem("b", "q", "5")]
     run = Run.create(path, "sample", {"task": "gsm8k", "seed": 0, **settings}, problems)
+    tokenizer = Tokenizer(models.WordLevel({"</s>": 0}))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(path / "tokenizer")
     traces = [
         Trace("a" if number < 4 else "b", number, [1, 2], [3, number], row["response"], row.get("finish_reason"))
         for number, row in enumerate(ROWS)
