@@ -1,0 +1,196 @@
+"""Run folders: shards appear whole, settings never mix, what goes in comes out."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace, read_solutions
+from openrlhf_negdata.tasks import OUTCOMES, Problem, load
+
+PROBLEMS = [Problem("a", "q\n?", "1"), Problem("b", "é 漢", "2", "so\n#### 2")]
+SETTINGS = {"task": "gsm8k", "seed": 0, "sampling": {"temperature": 0.7}}
+
+IDS = st.lists(st.integers(0, 2**31 - 1), max_size=6)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+TRACES = st.builds(
+    Trace,
+    TEXT,
+    st.integers(0, 9),
+    st.none() | IDS,
+    st.none() | IDS,
+    TEXT,
+    st.sampled_from(["stop", "length", None]),
+    st.none() | st.sampled_from(OUTCOMES),
+    st.none() | TEXT,
+)
+ROWS = {
+    "traces": TRACES,
+    "values": st.builds(StepValues, TEXT, st.integers(0, 9), IDS, IDS, IDS),
+    "rollouts": st.builds(Rollout, TEXT, IDS, IDS, st.sampled_from(OUTCOMES)),
+}
+
+
+def create(path, **changed) -> Run:
+    return Run.create(path, "sample", SETTINGS | changed, PROBLEMS)
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_rows_come_back_as_they_were_written_in_order_of_their_shards(table):
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.lists(ROWS[table], max_size=4), min_size=1, max_size=3))
+    def check(shards):
+        with tempfile.TemporaryDirectory() as folder:
+            run = create(Path(folder) / "run")
+            for number in reversed(range(len(shards))):
+                run.write(table, number, shards[number])
+            run.finish({})
+            read = Run.open(run.path)
+            assert list(read.read(table)) == [row for shard in shards for row in shard]
+            for number, shard in enumerate(shards):
+                assert list(read.read(table, number)) == shard
+
+    check()
+
+
+def test_problems_settings_and_counts_come_back(tmp_path):
+    create(tmp_path / "run").finish({"traces": 3})
+    run = Run.open(tmp_path / "run")
+    assert run.problems() == PROBLEMS
+    assert run.manifest == {"command": "sample", "settings": SETTINGS, "complete": True, "counts": {"traces": 3}}
+    assert run.task is load("gsm8k")
+
+
+def test_a_shard_is_there_whole_or_not_at_all(tmp_path):
+    run = create(tmp_path / "run")
+
+    def rows():
+        yield Trace("a", 0, [1], [2], "", "stop")
+        raise RuntimeError("killed")
+
+    before = sorted(run.path.iterdir())
+    with pytest.raises(RuntimeError, match="killed"):
+        run.write("traces", 0, rows())
+    assert sorted(run.path.iterdir()) == before
+    with pytest.raises(Exception, match="int"):
+        run.write("traces", 0, [Trace("a", 0, ["not a number"], [2], "", "stop")])
+    assert sorted(run.path.iterdir()) == before
+
+
+def test_what_a_killed_write_left_is_no_shard(tmp_path):
+    run = create(tmp_path / "run")
+    run.write("traces", 1, [Trace("a", 0, [1], [2], "", "stop")])
+    (run.path / ".traces-00000.123.tmp").write_bytes(run.shard("traces", 1).read_bytes()[:50])
+    (run.path / ".manifest.json.123.tmp").write_text('{"comm')
+    again = create(tmp_path / "run")
+    assert not again.shard("traces", 0).exists()
+    assert len(list(again.read("traces"))) == 1
+
+
+def test_equal_settings_go_on_and_others_are_refused_by_name(tmp_path):
+    create(tmp_path / "run").write("traces", 0, [])
+    kept = sorted((path.name, path.read_bytes()) for path in (tmp_path / "run").iterdir())
+    assert create(tmp_path / "run").shard("traces", 0).exists()
+    for changed, says in (
+        ({"seed": 1}, "was made with seed = 0, not 1"),
+        (
+            {"sampling": {"temperature": 1.0}},
+            "was made with sampling = {'temperature': 0.7}, not {'temperature': 1.0}",
+        ),
+        ({"new": True}, "was made with new = None, not True"),
+    ):
+        with pytest.raises(UserError, match="give another --output") as raised:
+            create(tmp_path / "run", **changed)
+        assert says in str(raised.value)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="was made with command = 'sample', not 'value'"):
+        Run.create(tmp_path / "run", "value", SETTINGS, PROBLEMS)
+    assert sorted((path.name, path.read_bytes()) for path in (tmp_path / "run").iterdir()) == kept
+
+
+def test_a_start_that_was_killed_before_its_manifest_is_made_again(tmp_path):
+    create(tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    assert create(tmp_path / "run").problems() == PROBLEMS
+
+
+def test_a_folder_of_someone_elses_is_not_written_into(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="it is not a folder"):
+        create(tmp_path / "file")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "problems.jsonl").write_text('{"question": "mine", "gold": "1"}\n')
+    with pytest.raises(UserError, match="holds a problems.jsonl of other problems"):
+        create(own)
+    assert (own / "problems.jsonl").read_text() == '{"question": "mine", "gold": "1"}\n'
+    run = create(tmp_path / "run")
+    run.write("traces", 0, [])
+    (run.path / "manifest.json").unlink()
+    with pytest.raises(UserError, match="holds tables but no manifest.json"):
+        create(tmp_path / "run")
+
+
+def test_a_run_whose_tokenizer_cannot_be_loaded_leaves_nothing(tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match="no tokenizer can be loaded from it"):
+        Run.create(tmp_path / "run", "sample", SETTINGS, PROBLEMS, tokenizer_from=tmp_path / "model")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_complete_run_is_read(tmp_path):
+    with pytest.raises(UserError, match="is not a run folder: it has no manifest.json"):
+        Run.open(tmp_path)
+    run = create(tmp_path / "run")
+    with pytest.raises(UserError, match="is not complete: run `negdata sample` on it again first"):
+        Run.open(run.path)
+    (run.path / "manifest.json").write_text('{"command": "sample"}')
+    with pytest.raises(UserError, match="manifest.json: not a manifest"):
+        Run.open(run.path)
+
+
+PROBLEM_ROWS = [{"id": "x", "question": "q", "gold": "1"}, {"id": "y", "question": "r", "gold": "2"}]
+TRACE_ROW = {"problem": "x", "response": "#### 1", "outcome": "correct", "answer": "1", "finish_reason": "stop"}
+
+
+def own_folder(path: Path, traces: list) -> Path:
+    for name, rows in (("problems", PROBLEM_ROWS), ("traces", traces)):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_answers_made_elsewhere_are_numbered_by_problem(tmp_path):
+    rows = [TRACE_ROW, {**TRACE_ROW, "problem": "y", "outcome": "wrong"}, {**TRACE_ROW, "response": "#### 2"}]
+    problems, traces = read_solutions(own_folder(tmp_path, rows), load("gsm8k"))
+    assert [problem.id for problem in problems] == ["x", "y"]
+    assert [(t.problem, t.sample, t.text, t.outcome) for t in traces] == [
+        ("x", 0, "#### 1", "correct"),
+        ("y", 0, "#### 1", "wrong"),
+        ("x", 1, "#### 2", "correct"),
+    ]
+    assert all(t.prompt_ids is None and t.token_ids is None for t in traces)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"problem": "z"}, "no problem has the id 'z'"),
+        ({"outcome": "right"}, "outcome 'right' is none of correct, wrong, truncated, no_answer, timed_out"),
+        ({"response": None}, "response is None, not text"),
+    ],
+)
+def test_a_bad_row_of_answers_is_named_by_its_line(tmp_path, changed, says):
+    with pytest.raises(UserError) as raised:
+        read_solutions(own_folder(tmp_path, [TRACE_ROW, TRACE_ROW | changed]), load("gsm8k"))
+    assert str(raised.value) == f"{tmp_path}/traces.jsonl:2: malformed row: {says}"
+
+
+@pytest.mark.parametrize("field", ["problem", "response", "outcome"])
+def test_a_row_of_answers_without_a_field_is_named_by_its_line(tmp_path, field):
+    row = {key: value for key, value in TRACE_ROW.items() if key != field}
+    with pytest.raises(UserError, match=f"traces.jsonl:1: malformed row: no field '{field}'"):
+        read_solutions(own_folder(tmp_path, [row]), load("gsm8k"))
