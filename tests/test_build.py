@@ -1,0 +1,392 @@
+"""Training sets with known answers: small runs made by hand, and cards that account for every row of any run."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.datasets import dpo, rft, sft, step_dpo
+from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.steps.split import split_steps
+from openrlhf_negdata.tasks import OUTCOMES, Problem, load
+
+TASK = load("gsm8k")
+PROBLEMS = [Problem("p", "?", "2", "a\n#### 2"), Problem("q", "??", "3")]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizers):
+    return tokenizers["character"]
+
+
+class Hand:
+    """Runs written as text. ``|`` ends an answer with the end-of-sequence token."""
+
+    def __init__(self, tokenizer, folder: Path) -> None:
+        self.tokenizer, self.folder = tokenizer, folder
+        self.traces, self.values, self.rollouts = [], [], []
+
+    def ids(self, text: str) -> list[int]:
+        ended = text.endswith("|")
+        return self.tokenizer(text.rstrip("|"))["input_ids"] + [self.tokenizer.eos_token_id] * ended
+
+    def trace(self, text: str, outcome: str, correct: list[int] | None = None, k: int = 4, problem: str = "p") -> None:
+        """An answer, and where it is valued how many of ``k`` rollouts before each of its steps were right."""
+        ids, sample = self.ids(text), len(self.traces)
+        prompt = self.tokenizer(TASK.prompt("?" if problem == "p" else "??"))["input_ids"]
+        reason = "length" if outcome == "truncated" else "stop"
+        self.traces.append(Trace(problem, sample, prompt, ids, text.rstrip("|"), reason, outcome))
+        if correct is not None:
+            ends = [end for _, end in split_steps(ids, self.tokenizer, TASK)]
+            assert len(ends) == len(correct)
+            self.values.append(StepValues(problem, sample, ends, correct, [k] * len(ends)))
+
+    def rolled(self, prefix: str, *continuations: str) -> None:
+        """Rollouts of problem p; a right one begins with ``+``, one that ran out of tokens with ``~``."""
+        for text in continuations:
+            outcome = {"+": "correct", "~": "truncated"}.get(text[0], "wrong")
+            self.rollouts.append(Rollout("p", self.ids(prefix), self.ids(text.lstrip("+~-")), outcome))
+
+    def write(self, command: str) -> Path:
+        run = Run.create(self.folder / command, command, {"task": "gsm8k"}, PROBLEMS)
+        self.tokenizer.save_pretrained(run.path / "tokenizer")
+        run.write("traces", 0, self.traces)
+        if command == "value":
+            run.write("values", 0, self.values)
+            run.write("rollouts", 0, self.rollouts)
+        run.finish({})
+        return run.path
+
+    def build(self, arm: str, *flags: object, status: int = 0) -> list[dict]:
+        source = self.folder / ("value" if arm == "step-dpo" else "grade")
+        if not source.exists():
+            self.write(source.name)
+        output = self.folder / "set.jsonl"
+        assert main(["build", arm, "--input", str(source), "--output", str(output), *map(str, flags)]) == status
+        return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if status == 0 else []
+
+    def card(self) -> str:
+        return (self.folder / "set.jsonl.card.md").read_text(encoding="utf-8")
+
+    def accounted(self) -> dict[str, int]:
+        """The card's table of what went in."""
+        return {
+            what: int(count)
+            for what, count in re.findall(r"^\| (in|kept|dropped: \w+) \| (\d+) \|$", self.card(), re.M)
+        }
+
+
+@pytest.fixture
+def hand(tokenizer, tmp_path) -> Hand:
+    return Hand(tokenizer, tmp_path)
+
+
+def sides(rows: list[dict]) -> list[tuple[str, str, str]]:
+    prompt = TASK.prompt("?")
+    assert all(row["prompt"].startswith(prompt) for row in rows)
+    return sorted((row["prompt"].removeprefix(prompt), row["chosen"], row["rejected"]) for row in rows)
+
+
+def worked_example(hand: Hand) -> None:
+    """Problem p. Values before the steps, and the pit, of the wrong answers:
+
+    1. `a b 1`: 3/4, 1/2, 0 and then 0. Lowest Q after a step: 0 after `b`, the pit. Advantages -1/4, -1/2, 0: `b` too.
+    2. `a c 1`: 3/4, 1/2, 1/4 and then 0. Lowest Q: after the last step `1`. Advantages all -1/4: the first, `a`.
+    3. `d 1`: 3/4, 1 and then 0: `1` loses everything, by either definition.
+    4. `e 1`: 0, 0 and then 0: nothing is lost anywhere.
+    The right answer is `a 2`. From `a`, `2` and `b 2` were right; from the prompt, `a 2` and `f 2`; from `d`, `2`.
+    """
+    hand.trace("a\n#### 2|", "correct", [3, 2])
+    hand.trace("a\nb\n#### 1|", "wrong", [3, 2, 0])
+    hand.trace("a\nc\n#### 1|", "wrong", [3, 2, 1])
+    hand.trace("d\n#### 1|", "no_answer", [3, 4])
+    hand.trace("e\n#### 1|", "wrong", [0, 0])
+    hand.trace("a\nb\n", "truncated")
+    hand.rolled("", "+a\n#### 2|", "+f\n#### 2|", "+a\n#### 2|", "-e\n#### 1|")
+    hand.rolled("a\n", "+#### 2|", "+b\n#### 2|", "-c\n#### 1|", "-b\n#### 1|")
+    hand.rolled("d\n", "+#### 2|", "+#### 2|", "+#### 2|", "+#### 2|")
+
+
+def test_algorithm_1_sets_a_right_answer_against_the_wrong_one_cut_after_its_pit(hand):
+    worked_example(hand)
+    right = "a\n#### 2</s>"
+    expected = [("", right, "a\nb\n"), ("", right, "a\nc\n#### 1</s>"), ("", right, "d\n#### 1</s>")]
+    rows = hand.build("step-dpo", "--pairing", "algorithm1")
+    assert sides(rows) == expected
+    assert sorted((row["q_before"], row["q_rejected"]) for row in rows) == [(0.25, 0.0), (0.5, 0.0), (1.0, 0.0)]
+    assert hand.accounted() == {"in": 5, "kept": 3, "dropped: correct": 1, "dropped: pit_drop_too_small": 1}
+    rows = hand.build("step-dpo", "--pairing", "algorithm1", "--pit", "lowest_advantage")
+    assert sides(rows) == [("", right, "a\n"), expected[0], expected[2]]
+
+
+def test_shared_prefix_sets_a_right_rollout_against_the_pit_alone(hand):
+    """From before the pit `c 1` of answer 2 under lowest Q there are no rollouts: none is right."""
+    worked_example(hand)
+    rows = hand.build("step-dpo", "--pairing", "shared_prefix")
+    # `b 2` is right as well, but takes the very step that is rejected.
+    assert sides(rows) == [("a\n", "#### 2</s>", "b\n"), ("d\n", "#### 2</s>", "#### 1</s>")]
+    assert hand.accounted() == {
+        "in": 5,
+        "kept": 2,
+        "dropped: correct": 1,
+        "dropped: pit_drop_too_small": 1,
+        "dropped: no_correct_rollout": 1,
+    }
+    rows = hand.build("step-dpo", "--pairing", "shared_prefix", "--pit", "lowest_advantage")
+    # The pit of answer 2 is now its first step `a`; of the right rollouts only `f 2` does not take it.
+    assert ("", "f\n#### 2</s>", "a\n") in sides(rows)
+
+
+def test_a_pit_is_blamed_for_a_loss_of_min_drop_or_more(hand):
+    worked_example(hand)
+    rejected = {}
+    for drop in (0.25, 0.5, 0.51, 1.0):
+        rejected[drop] = [side[2] for side in sides(hand.build("step-dpo", "--min_drop", drop))]
+    assert rejected[0.25] == ["a\nb\n", "a\nc\n#### 1</s>", "d\n#### 1</s>"]
+    assert rejected[0.5] == ["a\nb\n", "d\n#### 1</s>"]
+    assert rejected[0.51] == rejected[1.0] == ["d\n#### 1</s>"]
+
+
+def test_algorithm_1_needs_a_right_answer_of_the_same_problem(hand):
+    hand.trace("a\n#### 1|", "wrong", [2, 2])
+    hand.trace("a\n#### 3|", "correct", [2, 2], problem="q")
+    hand.write("value")
+    hand.build("step-dpo", status=2)
+
+
+def test_siblings_set_the_best_next_step_against_the_worst(hand):
+    """From the prompt, five rollouts took `a` (4 right), four took `b` (1 right), and one took `c` (0 right).
+
+    From `a`, four more: 1 right. So Q(a) = 5/9, and Q(b) = 1/4: a gap of 11/36 = 0.306. `c` has too few. From `a`, all
+    rollouts take the same step.
+    """
+    for _ in range(4):
+        hand.rolled("", "+a\n#### 2|")
+    hand.rolled("", "-a\n#### 1|", "+b\n#### 2|", "-b\n#### 1|", "-b\n#### 1|", "-b\n#### 5|", "-c\n#### 1|")
+    hand.rolled("a\n", "+#### 2|", "-#### 2|", "~#### 2|", "-#### 2|")
+    hand.trace("a\n#### 2|", "correct", [5, 1])
+    rows = hand.build("step-dpo", "--pairing", "siblings")
+    assert sides(rows) == [("", "a\n#### 2</s>", "b\n")]
+    assert (rows[0]["q_chosen"], rows[0]["q_rejected"]) == (round(5 / 9, 4), 0.25)
+    assert hand.accounted() == {"in": 2, "kept": 1, "dropped: one_step": 1}
+    hand.build("step-dpo", "--pairing", "siblings", "--min_gap", 0.306, status=2)
+    # With one rollout a step enough, `c` is the worst.
+    rows = hand.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 1)
+    assert sides(rows) == [("", "a\n#### 2</s>", "c\n")]
+    assert rows[0]["q_rejected"] == 0.0
+    # With six, only `a` has enough.
+    hand.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 6, status=2)
+
+
+def test_a_right_continuation_may_come_from_the_prefix_that_the_step_makes(hand):
+    """No rollout from the prompt that took `a` was right, but two made from `a` were: they are chosen from the
+    prompt on, `a` and all."""
+    hand.rolled("", *["-a\n#### 1|"] * 2, *["-b\n#### 1|"] * 4)
+    hand.rolled("a\n", "+#### 2|", "+#### 2|", "-c\n#### 1|", "-c\n#### 1|")
+    hand.trace("a\n#### 1|", "wrong", [0, 2])
+    rows = hand.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 2)
+    # From `a`, `2` is worth 1 and `c` 0.
+    assert sides(rows) == [("", "a\n#### 2</s>", "b\n"), ("a\n", "#### 2</s>", "c\n")]
+    assert hand.accounted() == {"in": 2, "kept": 2}
+
+
+def test_a_step_that_ran_out_of_tokens_is_no_step(hand):
+    """Eight rollouts were cut off within their first step: it is neither right nor wrong, and never rejected."""
+    hand.rolled("", *["+abc\n#### 2|"] * 4, *["~ab"] * 8, *["-d\n#### 1|"] * 4, "~d\n##")
+    hand.trace("abc\n#### 1|", "wrong", [0, 0])
+    assert sides(hand.build("step-dpo", "--pairing", "siblings")) == [("", "abc\n#### 2</s>", "d\n")]
+
+
+def test_a_step_is_not_rejected_where_the_best_one_begins_with_it(hand):
+    """`a newline` is rejected nowhere: `a newline newline` goes through it. Nor is a step paired with itself."""
+    hand.rolled("", *["+a\n\n#### 2|"] * 4, *["-a\n#### 1|"] * 4)
+    hand.rolled("b\n", *["-c\n#### 1|"] * 4, *["-d\n#### 1|"] * 4)
+    hand.trace("a\n#### 1|", "wrong", [0, 0])
+    hand.write("value")
+    for gap in (0.3, 0, -1):
+        hand.build("step-dpo", "--pairing", "siblings", "--min_gap", gap, status=2)
+
+
+def test_rft_keeps_distinct_right_answers_as_they_were_sampled(hand):
+    for text, outcome in (
+        ("x|", "correct"),
+        ("y|", "wrong"),
+        ("x|", "correct"),
+        ("z|", "correct"),
+        ("w", "truncated"),
+    ):
+        hand.trace(text, outcome)
+    hand.trace("x|", "correct", problem="q")
+    rows = hand.build("rft")
+    assert sorted((row["problem"], row["response"]) for row in rows) == [("p", "x"), ("p", "z"), ("q", "x")]
+    assert {tuple(row["response_ids"]) for row in rows} == {tuple(hand.ids("x|")), tuple(hand.ids("z|"))}
+    assert hand.accounted() == {
+        "in": 6,
+        "kept": 3,
+        "dropped: wrong": 1,
+        "dropped: truncated": 1,
+        "dropped: duplicate": 1,
+    }
+    rows = hand.build("rft", "--per_problem", 1)
+    assert sorted((row["problem"], row["response"]) for row in rows) == [("p", "x"), ("q", "x")]
+    assert hand.accounted()["dropped: over_per_problem"] == 1
+    rows = hand.build("rft", "--per_problem", 1, "--with_solutions")
+    assert sorted(row["response"] for row in rows) == ["a\n#### 2", "x", "x"]
+    assert [row["response_ids"] for row in rows if row["response"] == "a\n#### 2"] == [hand.ids("a\n#### 2|")]
+    assert "| problems | count |" in hand.card()
+
+
+def test_naive_pairs_set_any_right_answer_against_each_wrong_one(hand):
+    for text, outcome in (
+        ("x|", "correct"),
+        ("y|", "wrong"),
+        ("y|", "wrong"),
+        ("z|", "no_answer"),
+        ("w", "truncated"),
+    ):
+        hand.trace(text, outcome)
+    hand.trace("x|", "correct", problem="q")
+    rows = hand.build("dpo")
+    assert sides(rows) == [("", "x</s>", "y</s>"), ("", "x</s>", "z</s>")]
+    assert hand.accounted() == {
+        "in": 6,
+        "kept": 3,
+        "dropped: duplicate": 1,
+        "dropped: truncated": 1,
+        "dropped: problem_all_correct": 1,
+    }
+    assert len(hand.build("dpo", "--per_problem", 1)) == 1
+    assert hand.accounted()["dropped: not_drawn"] == 1
+
+
+def test_sft_takes_the_solutions_and_counts_problems_without_one(hand):
+    rows = hand.build("sft")
+    assert [(row["problem"], row["response"], row["response_ids"]) for row in rows] == [
+        ("p", "a\n#### 2", hand.ids("a\n#### 2|"))
+    ]
+    assert rows[0]["prompt_ids"] == hand.ids(TASK.prompt("?"))
+    assert hand.accounted() == {"in": 2, "kept": 1, "dropped: no_solution": 1}
+
+
+@pytest.mark.parametrize("arm", ["sft", "rft", "dpo", "step-dpo"])
+def test_the_same_set_is_not_built_again_and_an_equal_run_gives_the_same_bytes(hand, tokenizer, tmp_path, arm, capsys):
+    worked_example(hand)
+    hand.build(arm)
+    files = [tmp_path / "set.jsonl", tmp_path / "set.jsonl.card.md"]
+    made = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
+    capsys.readouterr()
+    hand.build(arm)
+    assert capsys.readouterr().out == f"{files[0]} is complete\n"
+    assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == made
+    again = Hand(tokenizer, tmp_path / "again")
+    worked_example(again)
+    again.build(arm)
+    assert [(tmp_path / "again" / file.name).read_bytes() for file in files] == [content for content, _ in made]
+    # Another seed is another set, and a set of which half is missing is made again.
+    hand.build(arm, "--seed", 1)
+    assert "- seed: `1`" in hand.card()
+    files[0].unlink()
+    hand.build(arm, "--seed", 1)
+    assert files[0].exists()
+
+
+COUNTED = settings(max_examples=60, deadline=None)
+ANSWERS = st.lists(st.tuples(st.sampled_from("pq"), st.sampled_from(OUTCOMES), st.integers(0, 4)), max_size=25)
+
+
+@COUNTED
+@given(ANSWERS, st.integers(-1, 3), st.integers(0, 3), st.booleans())
+def test_every_answer_is_kept_or_dropped_for_a_reason(rows, per_problem, seed, with_ids):
+    traces = [
+        Trace(problem, i, [1] if with_ids else None, [text] if with_ids else None, str(text), "stop", outcome)
+        for i, (problem, outcome, text) in enumerate(rows)
+    ]
+    kept, (account,) = rft.build(PROBLEMS, traces, TASK, None, per_problem)
+    assert (account.total, account.kept) == (len(traces), len(kept))
+    pairs, (account,) = dpo.build(PROBLEMS, traces, TASK, None, per_problem, seed)
+    assert account.total == len(traces)
+    # Each wrong answer is in one pair; a right one may be in several.
+    distinct = {(p["problem"], side, p[side]) for p in pairs for side in ("chosen", "rejected")}
+    assert account.kept == len(distinct)
+    assert len({(p["problem"], p["rejected"]) for p in pairs}) == len(pairs)
+    solutions, (account,) = sft.build(PROBLEMS, TASK, None, False)
+    assert (account.total, account.kept, len(solutions)) == (2, 1, 1)
+
+
+STEPS = [[11, 5], [12, 5], [13, 13, 5], [14, 5]]
+
+
+class Fives:
+    """Decodes token i to the character of number 60 + i, and 5 to a newline."""
+
+    all_special_ids, unk_token_id, eos_token_id = (0,), None, 0
+
+    def decode(self, ids, **_):
+        return "".join("\n" if i == 5 else "|" if i == 0 else chr(60 + i) for i in ids)
+
+
+def random_values(seed: int) -> tuple[list[Trace], list[StepValues], list[Rollout]]:
+    rng, traces, rows, rollouts = random.Random(seed), [], [], {}
+    for sample in range(rng.randrange(1, 8)):
+        problem = rng.choice("pq")
+        steps = [rng.choice(STEPS) for _ in range(rng.randrange(1, 4))]
+        ids = [token for step in steps for token in step] + [0] * rng.randrange(2)
+        ends = [end for _, end in split_steps(ids, Fives(), TASK)]
+        traces.append(Trace(problem, sample, [1], ids, "", "stop", rng.choice(["correct", "wrong", "no_answer"])))
+        rows.append(StepValues(problem, sample, ends, [rng.randrange(5) for _ in ends], [4] * len(ends)))
+        for start in [0, *ends[:-1]]:
+            rollouts[problem, tuple(ids[:start])] = [
+                Rollout(
+                    problem,
+                    ids[:start],
+                    [token for _ in range(rng.randrange(3)) for token in rng.choice(STEPS)] + [0] * rng.randrange(2),
+                    rng.choice(["correct", "wrong", "truncated"]),
+                )
+                for _ in range(4)
+            ]
+    return traces, rows, [rollout for made in rollouts.values() for rollout in made]
+
+
+@COUNTED
+@given(st.integers(0, 2**32), st.sampled_from([-1.0, 0.0, 0.3]), st.integers(1, 4))
+def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(seed, least, min_rollouts):
+    traces, values, rollouts = random_values(seed)
+    for pairing in ("algorithm1", "shared_prefix"):
+        for pit in ("lowest_q", "lowest_advantage"):
+            made = [
+                step_dpo.build_at_pits(pairing, traces, values, rollouts, Fives(), pit, least, 0) for _ in range(2)
+            ]
+            rows, (account,) = made[0]
+            assert made[0] == made[1]
+            assert (account.total, account.kept) == (len(values), len(rows))
+            assert account.dropped["correct"] == sum(trace.outcome == "correct" for trace in traces)
+            assert all(row["q_before"] - row["q_rejected"] >= max(least, 0.01) for row in rows)
+    made = [
+        step_dpo.build_siblings(
+            traces,
+            rollouts,
+            Fives(),
+            lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1],
+            least,
+            min_rollouts,
+            0,
+        )
+        for _ in range(2)
+    ]
+    rows, (account,) = made[0]
+    assert made[0] == made[1]
+    assert (account.total, account.kept) == (len({(r.problem, tuple(r.prefix_ids)) for r in rollouts}), len(rows))
+    for row in rows:
+        assert row["q_chosen"] - row["q_rejected"] >= least - 1e-4
+        assert row["chosen_ids"][: len(row["rejected_ids"])] != row["rejected_ids"]
+
+
+def test_rows_are_shuffled_by_the_seed_alone():
+    rows = [{"row": i} for i in range(50)]
+    assert step_dpo.shuffled(rows, 0) == step_dpo.shuffled(rows, 0) != step_dpo.shuffled(rows, 1)
+    assert sorted(row["row"] for row in step_dpo.shuffled(rows, 0)) == list(range(50))
