@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 
 from openrlhf_negdata import __version__
 from openrlhf_negdata.errors import UserError
@@ -34,6 +35,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Exit status: 0 done, 2 for a bad argument or input, with one line that says what and where."""
     argv = sys.argv[1:] if argv is None else argv
+    if not sys.warnoptions:
+        # What torch and transformers will change in a later release is no news to who runs a command.
+        warnings.simplefilter("ignore", FutureWarning)
     parser = argparse.ArgumentParser(
         prog="negdata",
         description="Learn from wrong answers: sample, grade, value each step, build training sets, evaluate, report.",
