@@ -19,7 +19,7 @@ REMAINDERS = 3
 OPERATIONS = [f"+{i}" for i in range(1, 10)] + [f"-{i}" for i in range(1, 10)] + [f"*{i}" for i in range(2, 6)]
 #: How often the teacher of D_syn loses track at an operation; any other operation it always gets right.
 HABIT = {"-3": 0.6, "-8": 0.7, "+1": 0.8, "-6": 0.9}
-#: Operations in a problem of D_syn and of the test set; pre-training has 1 to this many.
+#: Operations in a problem of D_syn and of the test set; pre-training sees shorter problems only.
 LENGTH = 5
 
 
@@ -53,7 +53,7 @@ class RunningValue(Task):
     def generate(self, count: int, seed: int, split: str) -> Iterator[Problem]:
         rng = random.Random(f"running_value {split} {seed}")
         for number in range(count):
-            length = rng.randint(1, LENGTH) if split == "base" else LENGTH
+            length = rng.randint(1, LENGTH - 1) if split == "base" else LENGTH
             start = rng.randrange(MODULUS)
             operations = [rng.choice(OPERATIONS) for _ in range(length)]
             right = _solution(start, operations)
