@@ -1,9 +1,14 @@
 """Tokenizers of the kinds that cut text differently, trained here on GSM8K text: nothing is downloaded."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from openrlhf_negdata.cli.main import main
 
 DATA = Path(__file__).with_name("data") / "gsm8k"
 EOS = "</s>"
@@ -78,3 +83,35 @@ def tokenizers() -> dict:
 def gsm8k_rows() -> list[dict]:
     """60 problems of GSM8K's train file, as published: ``question`` and ``answer``."""
     return [json.loads(line) for line in (DATA / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """The folder of an untrained Llama of 70,000 parameters that knows the words of running_value."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    size = ["--width", "64", "--layers", "1", "--heads", "2", "--max_len", "128"]
+    assert main(["new_model", "--task", "running_value", *size, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory):
+    """``train(module, argv, die=None) -> (exit status, output)``: a trainer's command line in a process of its own
+    that starts at once (see forked_trainer.py), on one thread, so that equal runs add up in one order."""
+    log = tmp_path_factory.mktemp("train") / "log"
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forked_trainer.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+
+    def run(module, argv, die=None):
+        request = {"module": module, "argv": [str(word) for word in argv], "log": str(log), "die": die}
+        print(json.dumps(request), file=server.stdin, flush=True)
+        return int(server.stdout.readline()), log.read_text(encoding="utf-8")
+
+    yield run
+    server.stdin.close()
+    server.wait()

@@ -25,7 +25,7 @@ def train(args):
     strategy.setup_distributed()
     model = setup.load_actor(args, strategy, args.model.model_name_or_path, for_training=True)
     tokenizer = get_tokenizer(args.model.model_name_or_path, model.model, "right", strategy)
-    rows = setup.read_rows(args, ("prompt_ids", "response_ids"))
+    rows = setup.read_rows(args, ("prompt_ids", "response_ids"), model)
     loader = setup.make_loader(args, strategy, TokenSFTDataset(rows, tokenizer, args.data.max_len))
     model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, strategy, loader)))
     consumed_samples = setup.load_checkpoint(args, strategy, model)

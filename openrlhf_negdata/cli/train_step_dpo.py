@@ -29,7 +29,7 @@ def train(args):
     ref_model = setup.load_actor(args, strategy, args.ref.model_name_or_path or start, for_training=False)
     ref_model._offload = args.ref.offload
     tokenizer = get_tokenizer(start, model.model, "right", strategy)
-    rows = setup.read_rows(args, ("prompt_ids", "chosen_ids", "rejected_ids"))
+    rows = setup.read_rows(args, ("prompt_ids", "chosen_ids", "rejected_ids"), model)
     loader = setup.make_loader(args, strategy, StepPairDataset(rows, tokenizer, args.data.max_len))
     config = setup.optimizer_config(args, strategy, loader)
     (model, optimizer, scheduler), ref_model = strategy.prepare((model, config), ref_model)

@@ -103,6 +103,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
         model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
         settings = _settings(flags, model)
         output = Path(flags["ckpt.output_dir"])
+        _check(flags, output)
         if already_trained(output, settings):
             print(f"{output} is trained already")
             return 0
@@ -111,7 +112,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
 
         args = hierarchize(flat)
         args.settings = settings
-        args.ckpt.path = args.ckpt.path or str(output.with_name(f".{output.name}.ckpt"))
+        args.ckpt.path = args.ckpt.path or str(_checkpoints_of(output))
         if args.ds.attn_implementation is None:
             args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else "flash_attention_2"
         # OpenRLHF's trainers look these up; nothing is evaluated while we train.
@@ -121,6 +122,33 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _check(flags: dict[str, Any], output: Path) -> None:
+    """Raise for what would otherwise end in a traceback, perhaps after hours."""
+    for flag in ("train.batch_size", "train.micro_batch_size", "train.max_epochs", "logger.logging_steps"):
+        if flags[flag] < 1:
+            raise UserError(f"--{flag} must be at least 1, not {flags[flag]}")
+    if flags["ckpt.save_steps"] < 1 and flags["ckpt.save_steps"] != -1:
+        raise UserError(f"--ckpt.save_steps must be at least 1, or -1 for none, not {flags['ckpt.save_steps']}")
+    batch, micro = flags["train.batch_size"], flags["train.micro_batch_size"]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch * flags["ds.tensor_parallel_size"] % (micro * processes):
+        raise UserError(
+            f"--train.batch_size {batch} is no multiple of --train.micro_batch_size {micro} x {processes} process(es)"
+        )
+    for flag in ("ckpt.path", "logger.tensorboard_dir"):
+        if flags[flag] and Path(flags[flag]).resolve().is_relative_to(output.resolve()):
+            raise UserError(f"--{flag} {flags[flag]} is inside --ckpt.output_dir, which is written last and whole")
+    checkpoints = Path(flags["ckpt.path"] or _checkpoints_of(output))
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    # A run that is killed while it claims the folder leaves .settings.*.tmp alone.
+    if any(not name.startswith(".settings") for name in names) and "settings.json" not in names:
+        raise UserError(f"{checkpoints} is in the way: it holds something other than checkpoints of this command")
+
+
+def _checkpoints_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.ckpt")
 
 
 def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
@@ -140,7 +168,7 @@ def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
 def already_trained(output: Path, settings: dict[str, Any]) -> bool:
     """Whether ``output`` holds a model trained with these settings; a model trained with others is an error."""
     if not (output / "training.json").is_file():
-        if output.exists() and any(output.iterdir()):
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(f"{output} is in the way: it holds something this command did not make")
         return False
     made = json.loads((output / "training.json").read_text(encoding="utf-8"))
@@ -153,13 +181,16 @@ def already_trained(output: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def read_rows(args: Any, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The token ids of the training set: ``fields`` of every row, each a list of ints."""
+def read_rows(args: Any, fields: tuple[str, ...], model: Any) -> list[dict[str, Any]]:
+    """The token ids of the training set: ``fields`` of every row, each a list of ids that ``model`` knows."""
+    known = model.model.get_input_embeddings().num_embeddings
 
     def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
         for field in fields:
             if not isinstance(row[field], list) or not all(isinstance(token, int) for token in row[field]):
                 raise ValueError(f"{field} is not a list of token ids (build the set with --tokenizer)")
+            if any(not 0 <= token < known for token in row[field]):
+                raise ValueError(f"{field} has ids that are none of the model's {known}: built for another model?")
         return {field: row[field] for field in fields}
 
     files = args.data.dataset.split(",")
@@ -196,11 +227,6 @@ def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:
 
 def make_loader(args: Any, strategy: Any, dataset: Any) -> Any:
     """The shuffled training loader; raises if it does not hold one whole update."""
-    if strategy.accumulated_gradient < 1:
-        raise UserError(
-            f"--train.batch_size {args.train.batch_size} is less than --train.micro_batch_size "
-            f"{args.train.micro_batch_size} x {strategy.world_size} processes"
-        )
     loader = strategy.setup_dataloader(
         dataset,
         args.train.micro_batch_size,
@@ -271,4 +297,5 @@ def save(args: Any, strategy: Any, model: Any, tokenizer: Any) -> None:
         if output.exists():
             output.rmdir()
         os.replace(temporary, output)
-        shutil.rmtree(args.ckpt.path, ignore_errors=True)
+        if (Path(args.ckpt.path) / "settings.json").is_file():
+            shutil.rmtree(args.ckpt.path)

@@ -1,0 +1,315 @@
+"""Our trainers: the schedule, what a kill leaves, what is trained on."""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from openrlhf_negdata import cpu
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.trainers import setup
+
+TRAINERS = {"train_sft": ("response_ids",), "train_step_dpo": ("chosen_ids", "rejected_ids")}
+UPDATES = 7
+
+
+def module(trainer):
+    return f"openrlhf_negdata.cli.{trainer}"
+
+
+def token_rows(trainer, count):
+    """Rows of random ids of random lengths, the two sides of a pair unlike."""
+    draw = random.Random(0)
+    ids = [[[draw.randrange(3, 63) for _ in range(draw.randint(2, 9))] for _ in range(3)] for _ in range(count)]
+    return [{"prompt_ids": prompt} | dict(zip(TRAINERS[trainer], sides, strict=False)) for prompt, *sides in ids]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def flags(model, data, output, **more):
+    """Five micro-batches an epoch do not divide into updates of two: three epochs are 7 updates, and one left over."""
+    chosen = {
+        "model.model_name_or_path": model,
+        "data.dataset": data,
+        "data.max_len": 24,
+        "train.batch_size": 4,
+        "train.micro_batch_size": 2,
+        "train.max_epochs": 3,
+        "adam.lr": 1e-2,
+        "ckpt.save_steps": 2,
+        "ckpt.output_dir": output,
+        "logger.wandb.run_name": "run",
+    }
+    return [word for key, value in (chosen | more).items() for word in (f"--{key}", str(value))]
+
+
+def learning_rates(folder):
+    """The learning rate after each update that the trainer logged, by update."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "run"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars("train/lr")}
+
+
+@pytest.fixture(scope="module", params=TRAINERS)
+def history(request, train, tiny_model, tmp_path_factory):
+    """A run left alone, and an equal one killed in its fifth update, then as it saves, then left to end."""
+    folder, name = tmp_path_factory.mktemp(request.param), request.param
+    last = TRAINERS[name][-1]
+    good = token_rows(name, 11)
+    bad = [good[0] | {"prompt_ids": []}, good[1] | {last: []}, good[2] | {last: [5] * 30}]
+    if last == "rejected_ids":
+        bad.append(good[3] | {"rejected_ids": good[3]["chosen_ids"]})
+    data = write(folder / "rows.jsonl", bad[:1] + good + bad[1:])
+    runs = {}
+    for run, die, output in (
+        ("alone", None, "alone"),
+        ("killed", ["update", 5], "killed"),
+        ("killed as it saves", ["save", 0], "killed"),
+        ("last", None, "killed"),
+    ):
+        logs = {"logger.tensorboard_dir": folder / "logs" / run}
+        status, text = train(module(name), flags(tiny_model, data, folder / output, **logs), die)
+        there = [path.name for path in folder.iterdir() if "killed" in path.name]
+        runs[run] = SimpleNamespace(status=status, text=text, there=there, logs=folder / "logs" / run)
+    return SimpleNamespace(trainer=name, folder=folder, model=tiny_model, data=data, runs=runs)
+
+
+def test_schedule_spans_exactly_the_updates_and_never_rises_again(history):
+    run = history.runs["alone"]
+    assert run.status == 0, run.text
+    rates = learning_rates(run.logs)
+    assert list(rates) == list(range(1, UPDATES + 1))
+    values = list(rates.values())
+    assert values[0] == pytest.approx(1e-2)  # one update warms up
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == pytest.approx(1e-3)  # --min_lr_ratio 0.1, reached at the last update and not before
+    assert values[-2] > 1.1e-3
+
+
+def test_rows_that_cannot_be_trained_on_are_dropped_and_counted(history):
+    dropped = {"empty": 2, "over_long": 1} | ({"equal": 1} if history.trainer == "train_step_dpo" else {})
+    line = next(line for line in history.runs["alone"].text.splitlines() if "rows kept" in line)
+    kept, counts = line.split(": ", 1)[1].split(" rows kept, dropped: ")
+    assert int(kept) == 11
+    assert json.loads(counts.replace("'", '"')) == dropped
+
+
+def test_killed_run_leaves_no_output_and_goes_on_from_its_checkpoint(history):
+    killed, saving, last = (history.runs[run] for run in ("killed", "killed as it saves", "last"))
+    assert killed.status == saving.status == -9
+    assert last.status == 0, last.text
+    assert "killed" not in [*killed.there, *saving.there]
+    assert "after 16 samples" in saving.text  # four updates of four rows, in the middle of the second epoch
+    assert "after 24 samples" in last.text
+    assert list(learning_rates(saving.logs)) == [5, 6, 7]
+    assert list(learning_rates(last.logs)) == [7]
+    assert last.there == ["killed"]  # neither checkpoints nor half an output beside it
+
+
+def test_killed_run_reaches_the_weights_of_one_left_alone(history):
+    """Up to one rounding to bf16: DeepSpeed's Adam for CPU (ops/csrc/includes/cpu_adam.h:66) multiplies up powers of
+    beta as it goes and takes ``pow`` after a resume, which differ in their last bit. Other rows, or another
+    learning rate, move weights by more than 1e-4."""
+    import torch
+    from safetensors.torch import load_file
+
+    start = load_file(history.model / "model.safetensors")
+    alone, killed = (load_file(history.folder / run / "model.safetensors") for run in ("alone", "killed"))
+    torch.testing.assert_close(killed, alone, rtol=2**-7, atol=1e-6)
+    assert all((alone[name] != start[name]).any() for name in start)
+
+
+def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(history):
+    again = flags(history.model, history.data, history.folder / "alone")
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = {[module(history.trainer), *again]!r}\n"
+        "try:\n"
+        f"    runpy.run_module({module(history.trainer)!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, sorted({'torch', 'transformers', 'deepspeed'} & {*sys.modules}))\n"
+    )
+    before = (history.folder / "alone" / "model.safetensors").stat()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{history.folder / 'alone'} is trained already", "0 []"]
+    assert (history.folder / "alone" / "model.safetensors").stat() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"adam.lr": 2e-2}, "was trained with adam.lr = 0.01, not 0.02"),
+        ({"ckpt.output_dir": "{data}"}, "{data} is in the way"),
+        ({"ckpt.output_dir": "{folder}"}, "{folder} is in the way"),
+        ({"data.dataset": "{folder}/none.jsonl"}, "no such file: {folder}/none.jsonl"),
+        ({"data.dataset": "{folder}/rest.jsonl"}, "no row is left to train on (dropped: {{'empty': 1}}"),
+        (
+            {"data.dataset": "{folder}/text.jsonl"},
+            "text.jsonl:1: malformed row: prompt_ids is not a list of token ids",
+        ),
+        (
+            {"data.dataset": "{folder}/other.jsonl"},
+            "prompt_ids has ids that are none of the model's 63: built for another model?",
+        ),
+        ({"train.batch_size": 3}, "--train.batch_size 3 is no multiple of --train.micro_batch_size 2"),
+        ({"train.batch_size": 64}, "11 rows are less than one update of --train.batch_size 64"),
+        ({"ckpt.save_steps": 0}, "--ckpt.save_steps must be at least 1, or -1"),
+        (
+            {"ckpt.path": "{folder}/new/checkpoints"},
+            "--ckpt.path {folder}/new/checkpoints is inside --ckpt.output_dir",
+        ),
+        ({"ckpt.path": "{folder}"}, "{folder} is in the way: it holds something other than checkpoints"),
+    ],
+)
+def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):
+    folder, rows = history.folder, token_rows(history.trainer, 1)
+    write(folder / "rest.jsonl", [rows[0] | {"prompt_ids": []}])
+    write(folder / "text.jsonl", [rows[0] | {"prompt_ids": "one two"}])
+    write(folder / "other.jsonl", [rows[0] | {"prompt_ids": [3, 63]}])
+    new = {"ckpt.output_dir": folder / ("alone" if "adam.lr" in change else "new")}
+    names = {"folder": folder, "data": history.data}
+    change = {key: value.format(**names) if isinstance(value, str) else value for key, value in change.items()}
+    before = sorted(path.name for path in folder.iterdir())
+    status, text = train(module(history.trainer), flags(history.model, history.data, folder / "x", **(new | change)))
+    assert status == 2, text
+    errors = [line for line in text.splitlines() if line.startswith(f"{history.trainer}: error: ")]
+    assert len(errors) == 1
+    assert said.format(**names) in errors[0]
+    assert text.splitlines()[-1] == errors[0]
+    assert "Traceback" not in text
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def step_dpo_trainer(tiny_model):
+    """StepDPOTrainer around OpenRLHF's Actor in bf16, as train_step_dpo makes it but for DeepSpeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            patch.setenv(name, "0")  # so that what setup() sets is taken back
+        cpu.setup()
+    from openrlhf.models import Actor
+    from openrlhf.utils import get_strategy, get_tokenizer
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
+
+    parser = argparse.ArgumentParser()
+    setup.add_flags(parser)
+    flat = parser.parse_args(flags(tiny_model, "rows.jsonl", "output"))
+    args = hierarchize(flat)
+    args.model.label_smoothing = args.model.nll_loss_coef = 0.0
+    args.model.ipo_enable = False
+    model = Actor(str(tiny_model), attn_implementation="sdpa", param_dtype="bf16", packing_samples=False)
+    return StepDPOTrainer(
+        model=model,
+        ref_model=model,
+        strategy=get_strategy(args),
+        tokenizer=get_tokenizer(str(tiny_model), model.model, "right"),
+        optim=None,
+        train_dataloader=None,
+        eval_dataloader=None,
+        scheduler=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def fp32_log_probabilities(tiny_model):
+    """``(prompt, answer) -> log-probability of each token of the answer``: transformers alone, one row, no padding."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+
+    def compute(prompt, answer):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0]
+        steps = range(len(prompt), len(prompt) + len(answer))
+        return [torch.log_softmax(logits[t - 1], -1)[(prompt + answer)[t]].item() for t in steps]
+
+    return compute
+
+
+def test_dpo_sees_the_log_probabilities_of_exactly_the_two_sides(step_dpo_trainer, fp32_log_probabilities):
+    import torch
+
+    from openrlhf_negdata.datasets.tokens import StepPairDataset
+
+    trainer = step_dpo_trainer
+    rows = token_rows("train_step_dpo", 6)
+    rows[0]["chosen_ids"] = [7]  # a side of one token
+    rows[1]["rejected_ids"][-1] = trainer.tokenizer.pad_token_id  # an id that padding uses is a token like any other
+    rows[2]["prompt_ids"] = [9]
+    dataset = StepPairDataset(rows, trainer.tokenizer, max_length=128)
+    batch = dataset.collate_fn([dataset[i] for i in range(len(rows))])
+    with torch.no_grad():
+        chosen, rejected, _, nll = trainer.concatenated_forward(trainer.model, *batch)
+    for seen, side in ((chosen, "chosen_ids"), (rejected, "rejected_ids")):
+        for value, row in zip(seen.tolist(), rows, strict=True):
+            expected = fp32_log_probabilities(row["prompt_ids"], row[side])
+            # Logits of about 1 in bf16 are off by up to 2^-8 each.
+            assert value == pytest.approx(sum(expected), abs=0.01 * len(expected))
+    means = [fp32_log_probabilities(row["prompt_ids"], row["chosen_ids"]) for row in rows]
+    assert nll.item() == pytest.approx(-sum(sum(mean) / len(mean) for mean in means) / len(rows), abs=0.01)
+
+
+def test_sft_loss_is_on_the_responses_tokens_alone(step_dpo_trainer, fp32_log_probabilities):
+    import torch
+
+    from openrlhf_negdata.datasets.tokens import TokenSFTDataset
+
+    actor, tokenizer = step_dpo_trainer.model, step_dpo_trainer.tokenizer
+    rows = token_rows("train_sft", 5)
+    rows[0]["response_ids"] = [7]
+    dataset = TokenSFTDataset(rows, tokenizer, max_length=128)
+    ids, attention, mask = dataset.collate_fn([dataset[i] for i in range(len(rows))])
+    with torch.no_grad():
+        seen = actor(ids, attention_mask=attention, return_logprobs=True)
+    # sft_trainer.py:155 drops the mask's last column, as the last position predicts nothing.
+    for values, on, row in zip(seen, mask[:, :-1].bool(), rows, strict=True):
+        expected = fp32_log_probabilities(row["prompt_ids"], row["response_ids"])
+        assert values[on].tolist() == pytest.approx(expected, abs=0.02)
+
+
+def test_dataset_drops_and_counts_what_cannot_be_trained_on_and_keeps_the_rest_as_it_is():
+    from openrlhf_negdata.datasets.tokens import StepPairDataset, TokenSFTDataset
+
+    pair = {"prompt_ids": [3, 4], "chosen_ids": [5, 6], "rejected_ids": [7, 8, 9]}
+    dataset = StepPairDataset(
+        [
+            pair,
+            pair | {"prompt_ids": []},
+            pair | {"chosen_ids": []},
+            pair | {"rejected_ids": []},
+            pair | {"rejected_ids": [5, 6]},
+            pair | {"rejected_ids": [5] * 4},
+            pair | {"chosen_ids": [5] * 4},
+        ],
+        None,
+        max_length=5,
+    )
+    assert dict(dataset.dropped) == {"empty": 3, "equal": 1, "over_long": 2}
+    assert [part if isinstance(part, int) else part.tolist() for part in dataset[0]] == [
+        [[3, 4, 5, 6]],
+        [[1, 1, 1, 1]],
+        [[3, 4, 7, 8, 9]],
+        [[1, 1, 1, 1, 1]],
+        2,
+    ]
+    row = {"prompt_ids": [3, 4], "response_ids": [5, 6]}
+    dataset = TokenSFTDataset(
+        [row, row | {"prompt_ids": []}, row | {"response_ids": []}, row | {"response_ids": [5] * 3}], None, 4
+    )
+    assert dict(dataset.dropped) == {"empty": 2, "over_long": 1}
+    assert [part.tolist() for part in dataset[0]] == [[[3, 4, 5, 6]], [[1, 1, 1, 1]], [[0.0, 1.0, 1.0, 0.0]]]
+    for kind in (StepPairDataset, TokenSFTDataset):
+        with pytest.raises(UserError, match="no row is left to train on"):
+            kind([pair | row | {"prompt_ids": []}], None, 5)
