@@ -1,0 +1,375 @@
+"""What we rely on in OpenRLHF 0.11.2, one test a hook, so that a release that moves one fails by its name.
+
+Most tests read the source and import nothing, so they run where flash-attn, vLLM and CUDA are missing.
+"""
+
+import ast
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OPENRLHF = Path(importlib.util.find_spec("openrlhf").submodule_search_locations[0])
+
+
+def tree(path):
+    return ast.parse((OPENRLHF / path).read_text(encoding="utf-8"))
+
+
+def definition(path, qualified_name):
+    """The class or function of that dotted name in a file of openrlhf."""
+    node = tree(path)
+    for name in qualified_name.split("."):
+        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        inside = {child.name: child for child in node.body if isinstance(child, kinds)}
+        assert name in inside, f"openrlhf/{path} has no {qualified_name}"
+        node = inside[name]
+    return node
+
+
+def parameters(path, qualified_name):
+    """Names of the parameters, ``self`` left out, ``*`` and ``**`` in front of the collecting ones."""
+    arguments = definition(path, qualified_name).args
+    names = [argument.arg for argument in [*arguments.posonlyargs, *arguments.args] if argument.arg != "self"]
+    names += [f"*{arguments.vararg.arg}"] if arguments.vararg else []
+    names += [argument.arg for argument in arguments.kwonlyargs]
+    return names + ([f"**{arguments.kwarg.arg}"] if arguments.kwarg else [])
+
+
+def source(path, qualified_name):
+    """The code of a definition as ``ast`` writes it: comments and line breaks do not count."""
+    return ast.unparse(definition(path, qualified_name))
+
+
+def test_version_is_the_one_pinned():
+    assert importlib.metadata.version("openrlhf") == "0.11.2"
+
+
+# What trainers/setup.py and the two trainers build on.
+
+
+def test_dpo_trainer_constructor():
+    assert parameters("trainer/dpo_trainer.py", "DPOTrainer.__init__") == [
+        "model",
+        "ref_model",
+        "strategy",
+        "tokenizer",
+        "optim",
+        "train_dataloader",
+        "eval_dataloader",
+        "scheduler",
+        "max_norm",
+        "beta",
+        "max_epochs",
+        "save_hf_ckpt",
+        "disable_ds_ckpt",
+    ]
+
+
+@pytest.mark.parametrize("attribute", ["epochs", "loss_fn", "aux_loss", "nll_loss", "_wandb", "_tensorboard"])
+def test_dpo_trainer_attribute(attribute):
+    assert f"self.{attribute} = " in source("trainer/dpo_trainer.py", "DPOTrainer.__init__")
+
+
+def test_dpo_trainer_concatenated_forward():
+    name = "DPOTrainer.concatenated_forward"
+    assert parameters("trainer/dpo_trainer.py", name) == [
+        "model",
+        "chosen_ids",
+        "c_mask",
+        "reject_ids",
+        "r_mask",
+        "prompt_id_lens",
+    ]
+    returns = [node for node in ast.walk(definition("trainer/dpo_trainer.py", name)) if isinstance(node, ast.Return)]
+    assert [len(node.value.elts) for node in returns] == [4]  # both log-probabilities, aux loss, NLL
+
+
+def test_dpo_trainer_save_logs_and_checkpoints():
+    assert parameters("trainer/dpo_trainer.py", "DPOTrainer.save_logs_and_checkpoints") == [
+        "args",
+        "global_step",
+        "step_bar",
+        "logs_dict",
+        "client_states",
+    ]
+
+
+def test_dpo_loss():
+    assert parameters("models/loss.py", "DPOLoss.forward") == [
+        "policy_chosen_logps",
+        "policy_rejected_logps",
+        "reference_chosen_logps",
+        "reference_rejected_logps",
+    ]
+
+
+def test_sft_trainer_constructor():
+    takes = parameters("trainer/sft_trainer.py", "SFTTrainer.__init__")
+    gives = "model strategy optim train_dataloader eval_dataloader scheduler max_norm batch_size max_epochs tokenizer"
+    assert not {*gives.split()} - {*takes}
+
+
+def test_sft_trainer_fit():
+    assert parameters("trainer/sft_trainer.py", "SFTTrainer.fit") == [
+        "args",
+        "consumed_samples",
+        "num_update_steps_per_epoch",
+    ]
+
+
+def test_sft_trainer_resumes_by_the_row():
+    assert "divmod(consumed_samples, samples_per_epoch)" in source("trainer/sft_trainer.py", "SFTTrainer.fit")
+
+
+def test_sft_loss_mask_is_shifted_and_without_its_last_column():
+    assert "loss_mask[:, :-1]" in source("trainer/sft_trainer.py", "SFTTrainer.fit")
+
+
+def test_actor_constructor():
+    takes = parameters("models/actor.py", "Actor.__init__")
+    gives = (
+        "attn_implementation experts_implementation param_dtype load_in_4bit lora_rank lora_alpha target_modules "
+        "lora_dropout ds_config packing_samples use_liger_kernel"
+    )
+    assert not {*gives.split()} - {*takes}
+
+
+def test_actor_forward():
+    takes = parameters("models/actor.py", "Actor.forward")
+    assert not {"attention_mask", "return_output", "return_logprobs", "ring_attn_group"} - {*takes}
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("setup_dataloader", "replay_buffer batch_size pin_memory shuffle collate_fn drop_last sampler"),
+        ("prepare", "*args"),
+        ("backward", "loss model _optimizer"),
+        ("optimizer_step", "_optimizer model _scheduler"),
+        ("save_model", "model tokenizer output_dir"),
+        ("load_ckpt", "model load_dir"),
+        ("get_ds_eval_config", "offload"),
+        ("get_grad_norm", "model"),
+    ],
+)
+def test_strategy_method(method, expected):
+    takes = parameters("utils/deepspeed/deepspeed.py", f"DeepspeedStrategy.{method}")
+    assert takes[: len(expected.split())] == expected.split()
+
+
+def test_sampler_set_epoch():
+    assert parameters("utils/distributed_sampler.py", "DistributedSampler.set_epoch") == ["epoch", "consumed_samples"]
+
+
+def test_hierarchize():
+    assert parameters("utils/config.py", "hierarchize")
+
+
+# What datasets/tokens.py builds on.
+
+
+def test_reward_dataset_collate_fn_pads_dpo_on_the_right_and_hands_on_prompt_lengths():
+    code = source("datasets/reward_dataset.py", "RewardDataset.collate_fn")
+    assert parameters("datasets/reward_dataset.py", "RewardDataset.collate_fn") == ["item_list"]
+    assert "if self.is_dpo:\n        padding_side = 'right'" in code
+    assert "return (chosen_ids, chosen_masks, reject_ids, rejects_masks, extras)" in code
+    assert {*_self_attributes("datasets/reward_dataset.py", "RewardDataset.collate_fn")} == {"is_dpo", "tokenizer"}
+
+
+def test_sft_dataset_collate_fn_needs_a_tokenizer_alone():
+    assert parameters("datasets/sft_dataset.py", "SFTDataset.collate_fn") == ["item_list"]
+    assert "return (input_ids, attention_masks, loss_masks)" in source(
+        "datasets/sft_dataset.py", "SFTDataset.collate_fn"
+    )
+    assert {*_self_attributes("datasets/sft_dataset.py", "SFTDataset.collate_fn")} == {"tokenizer"}
+
+
+def _self_attributes(path, qualified_name):
+    for node in ast.walk(definition(path, qualified_name)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+            yield node.attr
+
+
+# What cpu.py works around.
+
+
+def test_get_strategy_looks_the_strategy_up_when_it_is_called():
+    assert "from openrlhf.utils.deepspeed import DeepspeedStrategy" in source("utils/utils.py", "get_strategy")
+
+
+def test_strategy_module_synchronizes_cuda_under_a_name_that_can_be_rebound():
+    assert "torch.cuda.synchronize()" in source("utils/distributed_util.py", "torch_dist_barrier_and_cuda_sync")
+    module = tree("utils/deepspeed/deepspeed.py")
+    imported = {alias.name for node in module.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert "torch_dist_barrier_and_cuda_sync" in imported
+
+
+def test_strategy_sets_a_cuda_device_for_a_local_rank():
+    code = source("utils/deepspeed/deepspeed.py", "DeepspeedStrategy.setup_distributed")
+    assert "if local_rank != -1:\n        torch.cuda.set_device(local_rank)" in code
+
+
+@pytest.mark.parametrize("method", ["all_reduce", "all_gather"])
+def test_strategy_moves_what_it_gathers_to_cuda(method):
+    assert "torch.cuda.current_device()" in source("utils/deepspeed/deepspeed.py", f"DeepspeedStrategy.{method}")
+
+
+def test_strategy_all_reduce_knows_three_operations():
+    assert parameters("utils/deepspeed/deepspeed.py", "DeepspeedStrategy.all_reduce") == ["data", "op"]
+    assert "op in ('mean', 'max', 'sum')" in source("utils/deepspeed/deepspeed.py", "DeepspeedStrategy.all_reduce")
+
+
+def test_only_these_names_are_imported_from_flash_attn():
+    wanted = {}
+    for node in ast.walk(tree("models/ring_attn_utils.py")):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("flash_attn"):
+            wanted[node.module] = {alias.name for alias in node.names}
+    assert wanted == {
+        "flash_attn.bert_padding": {"index_first_axis", "pad_input", "rearrange", "unpad_input"},
+        "flash_attn.utils.distributed": {"all_gather"},
+    }
+
+
+def test_nothing_else_imports_flash_attn_at_its_top():
+    importers = set()
+    for path in OPENRLHF.rglob("*.py"):
+        for node in tree(path).body:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if any(name.split(".")[0] == "flash_attn" for name in names):
+                importers.add(str(path.relative_to(OPENRLHF)))
+    assert importers == {"models/ring_attn_utils.py"}
+
+
+def test_setup_leaves_no_placeholder_of_flash_attn_behind():
+    """In a process of its own, as setup() works around an import that happens once."""
+    if importlib.util.find_spec("flash_attn") is not None:
+        pytest.skip("flash-attn is installed")
+    code = (
+        "import sys\n"
+        "from openrlhf_negdata import cpu\n"
+        "cpu.setup()\n"
+        "import openrlhf.trainer.dpo_trainer, openrlhf.trainer.sft_trainer, openrlhf.utils.deepspeed\n"
+        "from transformers.utils import is_flash_attn_2_available\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'flash_attn'], is_flash_attn_2_available())\n"
+        "print(openrlhf.utils.deepspeed.DeepspeedStrategy.__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["[] False", "CPUDeepspeedStrategy"]
+
+
+# What rollouts/engines.py and rollouts/executor.py build on.
+
+
+def test_rollout_actor_constructor():
+    assert parameters("trainer/ray/vllm_engine.py", "RolloutRayActor.__init__") == [
+        "*args",
+        "bundle_indices",
+        "agent_func_path",
+        "remote_rm_url",
+        "mm_pad_token_ids",
+        "**kwargs",
+    ]
+    code = source("trainer/ray/vllm_engine.py", "RolloutRayActor.__init__")
+    assert "num_gpus=kwargs.pop('num_gpus')" in code
+    assert "vllm.AsyncEngineArgs(*args, **self.kwargs)" in code
+    assert "self.llm = vllm.AsyncLLMEngine" in code
+
+
+def test_rollout_actor_hands_a_request_to_the_executor_as_it_is():
+    path, name = "trainer/ray/vllm_engine.py", "RolloutRayActor.generate_responses"
+    assert parameters(path, name) == [
+        "prompt",
+        "label",
+        "sampling_params",
+        "max_length",
+        "hf_tokenizer",
+        "num_samples",
+        "images",
+    ]
+    (call,) = [node for node in ast.walk(definition(path, name)) if "execute" in _called(node)]
+    assert {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} == {
+        "prompt": "prompt",
+        "label": "label",
+        "sampling_params": "sampling_params",
+        "max_length": "max_length",
+        "hf_tokenizer": "hf_tokenizer",
+        "llm_engine": "self",
+        "images": "images",
+    }
+
+
+def _called(node):
+    return node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+
+
+def test_rollout_actor_generates_from_token_ids_and_keeps_the_last_output():
+    path, name = "trainer/ray/vllm_engine.py", "RolloutRayActor.generate"
+    assert parameters(path, name)[:2] == ["prompt_token_ids", "sampling_params"]
+    assert "TokensPrompt(prompt_token_ids=prompt_token_ids)" in source(path, name)
+    assert "final_output = request_output" in source(path, name)  # hence FINAL_ONLY, or n > 1 yields one
+
+
+def test_rollout_actor_counts_unfinished_requests():
+    assert parameters("trainer/ray/vllm_engine.py", "RolloutRayActor.get_num_unfinished_requests") == []
+
+
+def test_executor_is_loaded_from_a_file_by_its_name():
+    code = source("trainer/ray/vllm_engine.py", "_load_agent_executor")
+    assert "spec_from_file_location('agent_module', agent_func_path)" in code
+    assert "issubclass(agent_executor_cls, AgentExecutorBase)" in code
+    assert "return agent_executor_cls()" in code
+
+
+def test_executor_execute():
+    assert parameters("utils/agent.py", "AgentExecutorBase.execute") == [
+        "prompt",
+        "label",
+        "sampling_params",
+        "max_length",
+        "hf_tokenizer",
+        "llm_engine",
+        "images",
+    ]
+
+
+def test_bundle_indices():
+    assert parameters("trainer/ray/utils.py", "get_bundle_indices") == ["placement_group", "index", "length"]
+
+
+# Pitfalls that we work around. A failure here is good news: upstream has mended one, and our detour can go.
+
+
+def test_pitfall_dpo_horizon_is_floored_epoch_by_epoch():
+    code = source("cli/train_dpo.py", "train")
+    assert "num_update_steps_per_epoch = len(train_dataset) // args.train.batch_size" in code
+    assert "max_steps = math.ceil(args.train.max_epochs * num_update_steps_per_epoch)" in code
+
+
+def test_pitfall_dpo_resume_counts_an_epoch_in_whole_updates():
+    code = source("trainer/dpo_trainer.py", "DPOTrainer.fit")
+    assert "start_epoch = consumed_samples // args.train.batch_size // num_update_steps_per_epoch" in code
+
+
+def test_pitfall_reward_dataset_strips_newlines_and_appends_eos():
+    code = source("datasets/reward_dataset.py", "RewardDataset.__getitem__")
+    assert code.count(".rstrip('\\n')") == 2
+    assert code.count("+= ' ' + self.tokenizer.eos_token") == 2
+    assert code.count("['input_ids'][0][-1] = self.tokenizer.eos_token_id") == 2
+
+
+def test_pitfall_sft_dataset_strips_newlines_and_appends_eos():
+    code = source("datasets/sft_dataset.py", "SFTDataset.__getitem__")
+    assert ".rstrip('\\n')" in code
+    assert "input_ids[0][-1] = self.tokenizer.eos_token_id" in code
+
+
+def test_pitfall_models_and_tokenizers_run_their_own_code():
+    assert "trust_remote_code=True" in source("models/actor.py", "Actor.__init__")
+    assert "trust_remote_code=True" in source("utils/utils.py", "get_tokenizer")
+    assert "'trust_remote_code': True" in source("trainer/ray/vllm_engine.py", "create_vllm_engines")
