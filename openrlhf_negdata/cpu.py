@@ -41,7 +41,7 @@ def setup() -> None:
 
 def check_compiler() -> None:
     """DeepSpeed compiles its optimizer and shared-memory kernels the first time they are used on CPU."""
-    missing = [tool for tool in ("g++", "ninja") if not _on_path(tool)]
+    missing = [tool for tool in ("g++", "ninja") if not on_path(tool)]
     if missing:
         raise UserError(
             f"no {' and no '.join(missing)} on PATH: DeepSpeed builds its CPU kernels with them; "
@@ -49,7 +49,8 @@ def check_compiler() -> None:
         )
 
 
-def _on_path(tool: str) -> bool:
+def on_path(tool: str) -> bool:
+    """Whether ``tool`` can be run by its name, now that the interpreter's own folder is on PATH."""
     # pip puts ninja beside the interpreter, which is on PATH only where the virtual environment is activated.
     scripts = os.path.dirname(sys.executable)
     if shutil.which(tool, path=scripts) and scripts not in os.environ.get("PATH", "").split(os.pathsep):

@@ -96,6 +96,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
     status."""
     flat = parser.parse_args()
     flags = vars(flat)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         for path in flags["data.dataset"].split(","):
             if not Path(path).is_file():
