@@ -1,0 +1,311 @@
+"""The whole method once, with real vLLM, Ray and DeepSpeed, on a model of 70,000 parameters: what holds at every seam.
+
+Nothing here looks at a score. Each engine takes half a minute to start, so the arrows of the data flow are run once,
+and the tests look at what they left.
+"""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.files import read_problems
+from openrlhf_negdata.rollouts.sampling import encode_prompt
+from openrlhf_negdata.rollouts.store import Run
+from openrlhf_negdata.steps.split import split_steps
+from openrlhf_negdata.steps.values import first_pit, step_q
+from openrlhf_negdata.tasks import OUTCOMES, load
+
+TASK = load("running_value")
+PROBLEMS, SAMPLES, ROLLOUTS, SHARD = 60, 4, 4, 20
+ARMS = {
+    "rft": ("graded", "rft"),
+    "dpo": ("graded", "dpo"),
+    "algorithm1": ("values", "step-dpo", "--pairing", "algorithm1"),
+    "shared_prefix": ("values", "step-dpo", "--pairing", "shared_prefix"),
+    "siblings": ("values", "step-dpo", "--pairing", "siblings", "--min_rollouts", "2"),
+}
+#: A program that is killed, as kill -9 does it, as soon as its first shard of values is written.
+KILLED = """
+import os, signal, sys
+from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.rollouts.store import Run
+write = Run.write
+def write_and_die(self, table, number, rows):
+    write(self, table, number, rows)
+    if table == "values":
+        os.kill(os.getpid(), signal.SIGKILL)
+Run.write = write_and_die
+main(sys.argv[1:])
+"""
+
+
+class Pipeline:
+    """The commands, in order, in the folder ``root``; every one can be run again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+    def here(self, words: str) -> None:
+        """Run a command in this process."""
+        assert main(self.words(words)) == 0, words
+
+    def words(self, words: str) -> list[str]:
+        return [re.sub(r"@", f"{self.root}/", word) for word in words.split()]
+
+    def process(self, words: str, program: tuple[str, ...] = ("-m", "openrlhf_negdata.cli.main")) -> int:
+        """Run a command in a process of its own; its exit status."""
+        ended = subprocess.run(
+            [sys.executable, *program, *self.words(words)], env=self.environment, capture_output=True, text=True
+        )
+        self.last = ended.stdout[-2000:] + ended.stderr[-2000:]
+        return ended.returncode
+
+    def done(self, words: str) -> None:
+        assert self.process(words) == 0, f"{words}\n{self.last}"
+
+    model = "--model.model_name_or_path @sft"
+    training = (
+        "--data.max_len 64 --ds.zero_stage 0 --train.micro_batch_size 16 --train.batch_size 16 --adam.betas 0.9 0.98"
+        " --ds.attn_implementation sdpa"
+    )
+    sample = f"sample --task running_value --problems @syn.jsonl {model} --output @traces" + (
+        f" --rollout.n_samples_per_prompt {SAMPLES} --shard_size {SHARD}"
+    )
+    grade = "grade --input @traces --output @graded"
+    value = f"value --input @graded {model} --value.n_rollouts {ROLLOUTS} --output @"
+    evaluate = (
+        "evaluate --task running_value --problems @test.jsonl --q_problems 8 --q_rollouts 4 --output @evaluation"
+        + (" --models sft=@sft step_dpo=@step_dpo")
+    )
+    report = "report --evaluation @evaluation --values @values --output @report"
+    step_dpo = f"{model} --data.dataset @algorithm1.jsonl --ckpt.output_dir @step_dpo --adam.lr 3e-5 {training}"
+    sft = f"--model.model_name_or_path @new --data.dataset @sft.jsonl --ckpt.output_dir @sft --adam.lr 2e-3 {training}"
+    problems = "problems --task running_value --split {} --seed {} --count {} --output @{}"
+
+    def build(self, name: str) -> str:
+        source, *arm = ARMS[name]
+        return f"build {' '.join(arm)} --input @{source} --output @{name}.jsonl"
+
+    def run(self) -> None:
+        self.here(self.problems.format("syn", 1, 3000, "own/problems.jsonl"))
+        self.here(self.problems.format("syn", 0, PROBLEMS, "syn.jsonl"))
+        self.here(self.problems.format("test", 0, 40, "test.jsonl"))
+        self.here("new_model --task running_value --width 64 --layers 1 --heads 2 --max_len 64 --output @new")
+        self.here("build sft --task running_value --input @own --tokenizer @new --output @sft.jsonl")
+        self.done(f"launch --num_processes 1 openrlhf_negdata.cli.train_sft {self.sft} --train.max_epochs 1")
+        self.done(self.sample)
+        self.here(self.grade)
+        self.done(f"{self.value}values")
+        for name in ARMS:
+            self.here(self.build(name))
+        self.done(f"launch --num_processes 1 openrlhf_negdata.cli.train_step_dpo {self.step_dpo}")
+        self.done(self.evaluate)
+        self.here(self.report)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Pipeline:
+    made = Pipeline(tmp_path_factory.mktemp("end_to_end"))
+    made.run()
+    return made
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_every_answer_is_what_the_engine_sampled_within_the_budget(pipeline):
+    run = Run.open(pipeline.root / "traces")
+    tokenizer, traces = run.tokenizer(), list(run.read("traces"))
+    problems = {problem.id: problem for problem in read_problems(pipeline.root / "syn.jsonl", TASK)}
+    assert [(trace.problem, trace.sample) for trace in traces] == [(p, i) for p in problems for i in range(SAMPLES)]
+    eos = tokenizer.eos_token_id
+    for trace in traces:
+        assert trace.prompt_ids == encode_prompt(tokenizer, TASK, problems[trace.problem].question)
+        assert trace.token_ids.count(eos) == (trace.token_ids[-1] == eos) == (trace.finish_reason == "stop")
+        assert trace.finish_reason in ("stop", "length")
+        limit = TASK.max_response_tokens
+        assert len(trace.token_ids) == limit if trace.finish_reason == "length" else len(trace.token_ids) <= limit
+        assert trace.text == tokenizer.decode(trace.token_ids, skip_special_tokens=True)
+    finished = Counter(trace.finish_reason for trace in traces)
+    counts = {
+        "problems": PROBLEMS,
+        "traces": PROBLEMS * SAMPLES,
+        "stop": finished["stop"],
+        "length": finished["length"],
+    }
+    assert run.manifest["counts"] == counts
+
+
+def test_every_answer_is_graded_and_the_outcomes_add_up(pipeline):
+    sampled, graded = Run.open(pipeline.root / "traces"), Run.open(pipeline.root / "graded")
+    assert graded.problems() == sampled.problems()
+    gold = {problem.id: problem.gold for problem in graded.problems()}
+    traces = list(graded.read("traces"))
+    assert [trace.token_ids for trace in traces] == [trace.token_ids for trace in sampled.read("traces")]
+    for trace in traces:
+        expected = (
+            "truncated" if trace.finish_reason == "length" else TASK.grade(gold[trace.problem], trace.text).outcome
+        )
+        assert trace.outcome == expected
+    outcomes = Counter(trace.outcome for trace in traces)
+    assert graded.manifest["counts"] == {"traces": len(traces), **{outcome: outcomes[outcome] for outcome in OUTCOMES}}
+    assert outcomes["correct"] > 0
+    assert outcomes["wrong"] > 0
+
+
+def test_values_are_what_the_rollouts_say(pipeline):
+    run = Run.open(pipeline.root / "values")
+    tokenizer = run.tokenizer()
+    gold = {problem.id: problem.gold for problem in run.problems()}
+    rolled: dict[tuple, list] = {}
+    for rollout in run.read("rollouts"):
+        rolled.setdefault((rollout.problem, tuple(rollout.prefix_ids)), []).append(rollout)
+        whole = [*rollout.prefix_ids, *rollout.token_ids]
+        assert 0 < len(rollout.token_ids) <= TASK.max_response_tokens - len(rollout.prefix_ids)
+        ended = rollout.token_ids[-1] == tokenizer.eos_token_id
+        assert rollout.token_ids.count(tokenizer.eos_token_id) == ended
+        if ended:
+            text = tokenizer.decode(whole, skip_special_tokens=True)
+            assert rollout.outcome == TASK.grade(gold[rollout.problem], text).outcome
+        else:
+            assert (rollout.outcome, len(whole)) == ("truncated", TASK.max_response_tokens)
+    assert {len(made) for made in rolled.values()} == {ROLLOUTS}
+    needed = set()
+    traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
+    for values in run.read("values"):
+        ids = traces.pop((values.problem, values.sample)).token_ids
+        steps = split_steps(ids, tokenizer, TASK)
+        assert values.step_ends == [end for _, end in steps]
+        assert values.count == [ROLLOUTS] * len(steps)
+        for (start, _), correct in zip(steps, values.correct, strict=True):
+            key = (values.problem, tuple(ids[:start]))
+            needed.add(key)
+            assert correct == sum(rollout.outcome == "correct" for rollout in rolled[key])
+    assert not traces
+    # No prefix is rolled out that no answer needs; the end of an answer never is.
+    assert set(rolled) == needed
+
+
+def test_every_answer_is_valued_or_accounted_for(pipeline):
+    graded, valued = Run.open(pipeline.root / "graded"), Run.open(pipeline.root / "values")
+    counts, distinct = valued.manifest["counts"], Counter()
+    given = list(graded.read("traces"))
+    seen = set()
+    for trace in given:
+        if trace.outcome in ("correct", "wrong", "no_answer") and (trace.problem, *trace.token_ids) not in seen:
+            seen.add((trace.problem, *trace.token_ids))
+            distinct[trace.outcome] += 1
+    assert counts["traces"] == len(given) == sum(n for key, n in counts.items() if key.startswith("given_"))
+    assert counts["valued"] == len(seen) == sum(n for key, n in counts.items() if key.startswith("valued_"))
+    assert {key: n for key, n in counts.items() if key.startswith("valued_")} == {
+        f"valued_{outcome}": n for outcome, n in distinct.items()
+    }
+    assert counts["rollouts"] == ROLLOUTS * counts["prefixes"] == len(list(valued.read("rollouts")))
+
+
+def test_every_arm_is_built_of_what_was_sampled_and_its_card_adds_up(pipeline):
+    run = Run.open(pipeline.root / "values")
+    prompts = {trace.problem: trace.prompt_ids for trace in Run.open(pipeline.root / "graded").read("traces")}
+    wholes = {(*t.prompt_ids, *t.token_ids) for t in Run.open(pipeline.root / "graded").read("traces")} | {
+        (*prompts[r.problem], *r.prefix_ids, *r.token_ids) for r in run.read("rollouts")
+    }
+    starts = {whole[:count] for whole in wholes for count in range(len(whole) + 1)}
+    for name in ARMS:
+        built = rows(pipeline.root / f"{name}.jsonl")
+        card = (pipeline.root / f"{name}.jsonl.card.md").read_text(encoding="utf-8")
+        table = {
+            what: int(n) for what, n in re.findall(r"^\| (in|kept|dropped: \w+) \| (\d+) \|$", card, re.MULTILINE)
+        }
+        assert 2 * table["in"] == sum(table.values())
+        assert built
+        for row in built:
+            assert (*row["prompt_ids"], *row.get("chosen_ids", row.get("response_ids"))) in wholes
+            assert (*row["prompt_ids"], *row.get("rejected_ids", ())) in starts
+    # Algorithm 1 rejects exactly the wrong answers cut after their first pit.
+    traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
+    correct = {trace.problem for trace in traces.values() if trace.outcome == "correct"}
+    cut = []
+    for values in run.read("values"):
+        trace = traces[values.problem, values.sample]
+        q = step_q(values, trace.outcome)
+        pit = first_pit(q)
+        if trace.outcome != "correct" and trace.problem in correct and q[pit] > q[pit + 1]:
+            cut.append(trace.token_ids[: values.step_ends[pit]])
+    assert sorted(row["rejected_ids"] for row in rows(pipeline.root / "algorithm1.jsonl")) == sorted(cut)
+
+
+def test_every_policy_is_evaluated_on_every_problem_and_reported(pipeline):
+    problems = read_problems(pipeline.root / "test.jsonl", TASK)
+    for arm in ("sft", "step_dpo"):
+        told = json.loads((pipeline.root / "evaluation" / f"{arm}.json").read_text())
+        assert len(told["wrong"]) == len(told["trace_wrong"]) == sum(told["outcomes"].values()) == len(problems)
+        assert sum(told["wrong"]) == len(problems) - told["outcomes"]["correct"]
+        # A right route has the right answer.
+        assert all(route >= answer for route, answer in zip(told["trace_wrong"], told["wrong"], strict=True))
+        q = told["q_by_step"]
+        # Five operations and the answer: six steps, rolled out from before each.
+        assert [len(steps) for steps in q["count"]] == [6] * 8
+        assert all(
+            0 <= c <= n == 4
+            for cs, ns in zip(q["correct"], q["count"], strict=True)
+            for c, n in zip(cs, ns, strict=True)
+        )
+    summary = json.loads((pipeline.root / "report" / "summary.json").read_text())
+    assert list(summary["arms"]) == ["sft", "step_dpo"]
+    assert "<html" in (pipeline.root / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_command_that_is_done_starts_no_engine_and_changes_no_file(pipeline, monkeypatch, capsys):
+    import ray
+
+    def started(*_, **__):
+        raise AssertionError("an engine or a trainer was started")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr("openrlhf_negdata.cpu.setup", started)
+    before = content(pipeline.root)
+    builds = [pipeline.build(name) for name in ARMS]
+    for words in (pipeline.sample, pipeline.grade, f"{pipeline.value}values", *builds, pipeline.evaluate):
+        pipeline.here(words)
+        assert "complete" in capsys.readouterr().out
+    for module, words in (
+        ("train_sft", f"{pipeline.sft} --train.max_epochs 1"),
+        ("train_step_dpo", pipeline.step_dpo),
+    ):
+        monkeypatch.setattr(sys, "argv", [module, *pipeline.words(words)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(f"openrlhf_negdata.cli.{module}", run_name="__main__")
+        told = capsys.readouterr()
+        assert ended.value.code == 0, told.err
+        assert "is trained already" in told.out
+    assert content(pipeline.root) == before
+
+
+def test_values_of_a_killed_run_are_those_of_one_left_alone(pipeline):
+    """Killed after its first shard and run again, in another folder: the same tables."""
+    words = f"{pipeline.value}killed"
+    assert pipeline.process(words, ("-c", KILLED)) < 0
+    killed = pipeline.root / "killed"
+    assert [path.name for path in sorted(killed.glob("values-*.parquet"))] == ["values-00000.parquet"]
+    first = content(killed)
+    pipeline.done(words)
+    assert all(content(killed)[name] == first[name] for name in first if name != "manifest.json")
+    alone, resumed = Run.open(pipeline.root / "values"), Run.open(killed)
+    for table in ("traces", "rollouts", "values"):
+        assert list(resumed.read(table)) == list(alone.read(table))
+    assert resumed.manifest == alone.manifest
