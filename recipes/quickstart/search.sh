@@ -19,11 +19,10 @@ for lr in 1e-4 2.5e-4 5e-4 1e-3; do
   add control syn train_sft "lr$lr" "$CONTROL_FLAGS --adam.lr $lr"
   add rft rft train_sft "lr$lr" "$RFT_FLAGS --adam.lr $lr"
 done
-for lr in 3e-5 1e-4; do
-  for nll in 0 1; do
-    for arm in dpo step_dpo_algorithm1 step_dpo_shared_prefix step_dpo_siblings; do
-      add "$arm" "$arm" train_step_dpo "lr${lr}_nll$nll" "$DPO_FLAGS --adam.lr $lr --model.nll_loss_coef $nll"
-    done
+for setting in "3e-5 0" "1e-4 0" "3e-4 0" "1e-4 1"; do
+  read -r lr nll <<<"$setting"
+  for arm in dpo step_dpo_algorithm1 step_dpo_shared_prefix step_dpo_siblings; do
+    add "$arm" "$arm" train_step_dpo "lr${lr}_nll$nll" "$DPO_FLAGS --adam.lr $lr --model.nll_loss_coef $nll"
   done
 done
 two_at_a_time "${jobs[@]}"
