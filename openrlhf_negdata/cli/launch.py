@@ -4,8 +4,9 @@
     negdata launch --num_processes 2 openrlhf_negdata.cli.train_step_dpo ...
 
 With CUDA it is `deepspeed --module MODULE ARGS`. Without, it runs the module under openrlhf_negdata.cpu, one gloo
-process (or --num_processes of them, under torchrun), and asks OpenRLHF for `--ds.attn_implementation sdpa` unless you
-name one, since its default needs flash-attn. Everything after MODULE is the module's own.
+process (or --num_processes of them, under torchrun), and asks OpenRLHF's own commands for
+`--ds.attn_implementation sdpa` unless you name one, since their default needs flash-attn. Everything after MODULE is
+the module's own.
 """
 
 from __future__ import annotations
@@ -26,15 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if importlib.util.find_spec(args.module.split(".")[0]) is None:
+    try:
+        found = importlib.util.find_spec(args.module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
         raise UserError(f"no module {args.module}")
+    if args.num_processes < 0:
+        raise UserError(f"--num_processes must be 0 or more, not {args.num_processes}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if not cpu.without_cuda():
         launcher = ["deepspeed", *(["--num_gpus", str(args.num_processes)] if args.num_processes else []), "--module"]
         os.execvp(launcher[0], [*launcher, args.module, *args.arguments])
     cpu.check_compiler()
     attention = "--ds.attn_implementation"
-    if not any(word == attention or word.startswith(f"{attention}=") for word in args.arguments):
+    stock = args.module.startswith(("openrlhf.cli.train_", "openrlhf.cli.serve_"))
+    if stock and not any(word == attention or word.startswith(f"{attention}=") for word in args.arguments):
         args.arguments += [attention, "sdpa"]
     command = ["-m", "openrlhf_negdata.cpu", args.module, *args.arguments]
     if args.num_processes > 1:
