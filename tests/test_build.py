@@ -142,6 +142,13 @@ def test_shared_prefix_sets_a_right_rollout_against_the_pit_alone(hand):
     assert ("", "f\n#### 2</s>", "a\n") in sides(rows)
 
 
+def test_shared_prefix_never_chooses_the_step_it_rejects(hand):
+    """The only right rollout from before the pit `b` takes `b` itself."""
+    hand.trace("a\nb\n#### 1|", "wrong", [3, 2, 0])
+    hand.rolled("a\n", "+b\n#### 2|", "-c\n#### 1|")
+    hand.build("step-dpo", "--pairing", "shared_prefix", status=2)
+
+
 def test_a_pit_is_blamed_for_a_loss_of_min_drop_or_more(hand):
     worked_example(hand)
     rejected = {}
@@ -366,6 +373,8 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
             assert (account.total, account.kept) == (len(values), len(rows))
             assert account.dropped["correct"] == sum(trace.outcome == "correct" for trace in traces)
             assert all(row["q_before"] - row["q_rejected"] >= max(least, 0.01) for row in rows)
+            if pairing == "shared_prefix":
+                assert all(row["chosen_ids"][: len(row["rejected_ids"])] != row["rejected_ids"] for row in rows)
     made = [
         step_dpo.build_siblings(
             traces,
