@@ -7,6 +7,7 @@ once that line is gone. ``python -m openrlhf_negdata.cpu MODULE ARGS`` runs a st
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import importlib.util
 import os
@@ -16,6 +17,7 @@ import socket
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata.errors import UserError
@@ -35,6 +37,7 @@ def setup() -> None:
     check_compiler()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     _single_process_rendezvous()
+    _load_kernels()
     _import_without_flash_attn()
     _use_cpu_strategy()
 
@@ -66,6 +69,29 @@ def _single_process_rendezvous() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="-1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def _load_kernels() -> None:
+    """torch/utils/file_baton.py: a kernel build that is killed leaves a lock file, and the next one waits for ever.
+
+    So the kernels are loaded here, by one process at a time, under a lock that the system takes back from a dead
+    process: whoever holds it may remove the other kind. DeepSpeed then takes them from its cache of loaded kernels
+    (deepspeed/ops/op_builder/builder.py:548).
+    """
+    from deepspeed.accelerator import get_accelerator
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".negdata.lock").open("w") as ours:
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        for kernel in ("deepspeed_shm_comm", "fused_adam"):
+            for left_behind in root.glob(f"**/{kernel}/lock"):
+                left_behind.unlink()
+            if not any(root.glob(f"**/{kernel}/{kernel}.so")):
+                print(f"building DeepSpeed's kernel {kernel}: a minute, the first time only", flush=True)
+        for builder in ("ShareMemCommBuilder", "FusedAdamBuilder"):
+            get_accelerator().create_op_builder(builder).load()
 
 
 def _import_without_flash_attn() -> None:
