@@ -103,7 +103,7 @@ def train(tmp_path_factory):
         [sys.executable, str(Path(__file__).with_name("forked_trainer.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(log.with_name("datasets"))},
         text=True,
     )
 

@@ -59,6 +59,7 @@ for line in sys.stdin:
                 arm(*run["die"])
             sys.argv = [run["module"], *run["argv"]]
             runpy.run_module(run["module"], run_name="__main__", alter_sys=True)
+            status = 0
         except SystemExit as end:
             status = end.code or 0
         except BaseException:
