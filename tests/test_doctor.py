@@ -1,9 +1,7 @@
 """`negdata doctor`."""
 
-import os
 import subprocess
 import sys
-import time
 from importlib import metadata
 
 import pytest
@@ -87,19 +85,6 @@ def test_cuda_host_is_asked_for_cuda_builds_and_not_for_a_compiler(tools, capsys
     assert "'openrlhf[vllm]==0.11.2'" in mends["vllm"]
     assert "flash-attn" in mends
     assert "g++" not in mends
-
-
-def test_lock_of_a_killed_build_is_found_and_a_fresh_one_is_left_alone(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    lock = tmp_path / "fused adam" / "lock"
-    lock.parent.mkdir()
-    lock.touch()
-    assert "kernel builds" not in {finding.name for finding in doctor.examine() if finding.mend}
-    long_ago = time.time() - 2 * doctor.LOCK_AGE
-    os.utime(lock, (long_ago, long_ago))
-    (mend,) = (finding.mend for finding in doctor.examine() if finding.name == "kernel builds")
-    subprocess.run(mend, shell=True, check=True)
-    assert not lock.exists()
 
 
 def test_pins_are_those_of_openrlhf():

@@ -50,6 +50,11 @@ def flags(model, data, output, **more):
     return [word for key, value in (chosen | more).items() for word in (f"--{key}", str(value))]
 
 
+def names_in(folder):
+    """What is in a folder, but for lock files: they are empty, and stay."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
 def learning_rates(folder):
     """The learning rate after each update that the trainer logged, by update."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -78,7 +83,7 @@ def history(request, train, tiny_model, tmp_path_factory):
     ):
         logs = {"logger.tensorboard_dir": folder / "logs" / run}
         status, text = train(module(name), flags(tiny_model, data, folder / output, **logs), die)
-        there = [path.name for path in folder.iterdir() if "killed" in path.name]
+        there = [name for name in names_in(folder) if "killed" in name]
         runs[run] = SimpleNamespace(status=status, text=text, there=there, logs=folder / "logs" / run)
     return SimpleNamespace(trainer=name, folder=folder, model=tiny_model, data=data, runs=runs)
 
@@ -178,7 +183,7 @@ def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):
     new = {"ckpt.output_dir": folder / ("alone" if "adam.lr" in change else "new")}
     names = {"folder": folder, "data": history.data}
     change = {key: value.format(**names) if isinstance(value, str) else value for key, value in change.items()}
-    before = sorted(path.name for path in folder.iterdir())
+    before = names_in(folder)
     status, text = train(module(history.trainer), flags(history.model, history.data, folder / "x", **(new | change)))
     assert status == 2, text
     errors = [line for line in text.splitlines() if line.startswith(f"{history.trainer}: error: ")]
@@ -186,7 +191,7 @@ def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):
     assert said.format(**names) in errors[0]
     assert text.splitlines()[-1] == errors[0]
     assert "Traceback" not in text
-    assert sorted(path.name for path in folder.iterdir()) == before
+    assert names_in(folder) == before
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -32,8 +31,6 @@ PINS = {
 }
 #: What the quickstart takes, in GB.
 MEMORY, DISK = 4, 5
-#: A build of DeepSpeed's kernels takes a minute or two; a lock older than this, in seconds, is nobody's.
-LOCK_AGE = 1800
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def examine() -> Iterator[Finding]:
     else:
         yield _tool("g++", _install_compiler())
         yield _tool("ninja", _pip("ninja"))
-        yield _kernel_locks()
+        yield _kernels()
     yield Finding("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
     yield _memory()
     yield _disk()
@@ -139,15 +136,10 @@ def _tool(name: str, mend: str) -> Finding:
     return Finding(name, "not on PATH; DeepSpeed builds its CPU kernels with it", mend)
 
 
-def _kernel_locks() -> Finding:
-    """A build that is killed leaves its lock (torch/utils/file_baton.py), and the next one waits for it for ever."""
+def _kernels() -> Finding:
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
-    old = [lock for lock in folder.glob("**/lock") if time.time() - lock.stat().st_mtime > LOCK_AGE]
-    if old:
-        mend = "rm " + " ".join(shlex.quote(str(lock)) for lock in old)
-        return Finding("kernel builds", "one was killed, and training would wait for it for ever", mend)
     built = {path.stem for path in folder.glob("**/*.so")}
-    return Finding("kernel builds", ", ".join(sorted(built)) or "none yet: the first training takes a minute more")
+    return Finding("kernels", ", ".join(sorted(built)) or "none built yet: the first training takes a minute more")
 
 
 def _memory() -> Finding:
