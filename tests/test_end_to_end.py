@@ -124,7 +124,8 @@ def rows(path: Path) -> list[dict]:
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """Every file with when it was written, but for the locks that a command holds while it writes."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".lock"))
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
