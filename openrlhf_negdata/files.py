@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +70,27 @@ def replacing(path: str | Path) -> Iterator[IO[str]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_held: dict[Path, IO[str]] = {}
+
+
+def only_writer(lock: Path) -> None:
+    """Wait until no other process holds ``lock``, then hold it until this process ends.
+
+    A command that was killed may have left a process of its own that still writes; running it again waits for that one
+    and then goes on from what it wrote. The system takes the lock back from a process that dies.
+    """
+    if lock.resolve() in _held:
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = lock.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that writes here (it holds {lock})", file=sys.stderr, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    _held[lock.resolve()] = file
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from openrlhf_negdata import models
 from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_response_tokens, read_sampling
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import read_problems, write_json
+from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.grading import grade_rows
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.sampling import encode_prompt
@@ -74,16 +74,21 @@ def run(args: argparse.Namespace) -> None:
     if (output / "settings.json").is_file() and json.loads((output / "settings.json").read_text()) != settings:
         raise UserError(f"{output} was made with other settings: give another --output, or remove that folder")
     revisions = {name: models.revision(model) for name, model in arms.items()}
-    owed = {name: model for name, model in arms.items() if not _is_done(output / f"{name}.json", revisions[name])}
-    if not owed:
+
+    def owed_now() -> dict[str, Path]:
+        return {name: model for name, model in arms.items() if not _is_done(output / f"{name}.json", revisions[name])}
+
+    if not owed_now():
         print(f"{output} is complete: {', '.join(arms)}")
         return
-    first = next(iter(owed.values()))
+    first = next(iter(arms.values()))
     tokenizer = models.load_tokenizer(str(first), flags["model.trust_remote_code"])
     prompts = [encode_prompt(tokenizer, task, problem.question, settings["chat_template"]) for problem in problems]
     longest = settings["max_tokens"] + max(map(len, prompts))
     models.check_length(first, longest)
     write_json(output / "settings.json", settings)
+    only_writer(output / ".lock")
+    owed = owed_now()
     with engines.Engines(first, longest, flags) as running:
         for name, model in tqdm(owed.items(), desc="evaluate", unit="policy"):
             running.load(model)

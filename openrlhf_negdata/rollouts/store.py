@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import read_jsonl, read_problems, write_json, write_jsonl
+from openrlhf_negdata.files import only_writer, read_jsonl, read_problems, write_json, write_jsonl
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.tasks import OUTCOMES, Problem, Task, load
 
@@ -121,7 +121,7 @@ class Run:
                         f"{path} was made with {key} = {made.get(key)!r}, not {wanted.get(key)!r}: "
                         "give another --output, or remove that folder"
                     )
-            return run
+            return run._alone()
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is in the way: it is not a folder")
         if path.exists() and any(entry.suffix == ".parquet" for entry in path.iterdir()):
@@ -138,7 +138,14 @@ class Run:
             tokenizer.save_pretrained(path / "tokenizer")
         run = cls(path, {"command": command, "settings": settings, "complete": False})
         write_json(path / "manifest.json", run.manifest)
-        return run
+        return run._alone()
+
+    def _alone(self) -> Run:
+        """Become the only writer, unless there is nothing left to write."""
+        if not self.complete:
+            only_writer(self.path / ".lock")
+            self.manifest = _read_manifest(self.path)
+        return self
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

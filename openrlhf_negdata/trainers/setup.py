@@ -17,7 +17,7 @@ from typing import Any
 
 from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import read_jsonl
+from openrlhf_negdata.files import only_writer, read_jsonl
 
 _FLAG = "store_true"
 
@@ -108,6 +108,10 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
         if already_trained(output, settings):
             print(f"{output} is trained already")
             return 0
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            only_writer(output.with_name(f".{output.name}.lock"))
+            if already_trained(output, settings):
+                return 0
         cpu.setup()
         from openrlhf.utils.config import hierarchize
 

@@ -49,8 +49,28 @@ def table(task: str, seeds: dict[str, dict]) -> list[str]:
             means = [statistics.mean(s["q_by_step"][arm][i]["q"] for s in seeds.values()) for i in range(steps)]
             lines.append(f"| {arm} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
         lines.append("")
-    lines += ["## Settings", "", "```", *Path(__file__).with_name(f"{task}.sh").read_text().splitlines()[1:], "```"]
+    lines += [
+        *search_table(task),
+        "## Settings",
+        "",
+        "```",
+        *Path(__file__).with_name(f"{task}.sh").read_text().splitlines()[1:],
+        "```",
+    ]
     return lines
+
+
+def search_table(task: str) -> list[str]:
+    """What `search.sh` measured on the validation problems, if it was run."""
+    path = Path(__file__).parents[2] / "docs" / "results" / task / "search.json"
+    if not path.is_file():
+        return []
+    arms = json.loads(path.read_text())["arms"]
+    lines = ["## Validation error by setting, %, seed 0", "", "| arm | setting | error by answer |", "|---|---|---|"]
+    for name, arm in sorted(arms.items(), key=lambda item: (item[0].partition(".")[0], item[1]["error"])):
+        shown = f"{100 * arm['error']:.1f} [{100 * arm['low']:.1f}, {100 * arm['high']:.1f}]"
+        lines.append(f"| {name.partition('.')[0]} | {name.partition('.')[2]} | {shown} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

@@ -28,4 +28,5 @@ done
 two_at_a_time "${jobs[@]}"
 stage search_evaluate negdata evaluate --task "$TASK" --problems "$search/validation.jsonl" --models "sft=$models/sft" "${arms[@]}" \
   --output "$search/evaluation"
-tail -n $((${#arms[@]} + 1)) "$OUT/logs/search_evaluate.log"
+negdata report --evaluation "$search/evaluation" --output "$search"
+mkdir -p "docs/results/$TASK" && cp "$search/summary.json" "docs/results/$TASK/search.json"
