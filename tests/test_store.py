@@ -84,8 +84,9 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path):
 def test_what_a_killed_write_left_is_no_shard(tmp_path):
     run = create(tmp_path / "run")
     run.write("traces", 1, [Trace("a", 0, [1], [2], "", "stop")])
-    (run.path / ".traces-00000.123.tmp").write_bytes(run.shard("traces", 1).read_bytes()[:50])
-    (run.path / ".manifest.json.123.tmp").write_text('{"comm')
+    (tmp_path / "run" / ".traces-00000.123.tmp").write_bytes(run.shard("traces", 1).read_bytes()[:50])
+    (tmp_path / "run" / ".manifest.json.123.tmp").write_text('{"comm')
+    del run  # a process that is killed lets go of the run
     again = create(tmp_path / "run")
     assert not again.shard("traces", 0).exists()
     assert len(list(again.read("traces"))) == 1
