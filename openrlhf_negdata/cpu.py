@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import runpy
+import shlex
 import shutil
 import socket
 import sys
@@ -79,9 +80,11 @@ def _load_kernels() -> None:
     (deepspeed/ops/op_builder/builder.py:548).
     """
     from deepspeed.accelerator import get_accelerator
-    from torch.utils.cpp_extension import get_default_build_root
+    from torch.utils import cpp_extension
 
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    # torch/utils/cpp_extension.py, _prepare_ldflags: the path goes to the linker unquoted, and may hold a space.
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(cpp_extension.TORCH_LIB_PATH.strip("'"))
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".negdata.lock").open("w") as ours:
         fcntl.flock(ours, fcntl.LOCK_EX)

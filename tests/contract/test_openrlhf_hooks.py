@@ -369,6 +369,11 @@ def test_pitfall_sft_dataset_strips_newlines_and_appends_eos():
     assert "input_ids[0][-1] = self.tokenizer.eos_token_id" in code
 
 
+def test_pitfall_torch_hands_the_linker_its_own_path_unquoted():
+    source = Path(importlib.util.find_spec("torch").submodule_search_locations[0], "utils", "cpp_extension.py")
+    assert "extra_ldflags.append(f'-L{TORCH_LIB_PATH}')" in source.read_text(encoding="utf-8")
+
+
 def test_pitfall_models_and_tokenizers_run_their_own_code():
     assert "trust_remote_code=True" in source("models/actor.py", "Actor.__init__")
     assert "trust_remote_code=True" in source("utils/utils.py", "get_tokenizer")
