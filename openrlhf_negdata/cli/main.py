@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         modules[args.command].run(args)
-    except UserError as error:
+    except (UserError, OSError) as error:  # an OSError says which file: no room, no permission
         print(f"negdata {args.command}: error: {error}", file=sys.stderr)
         return 2
     return 0

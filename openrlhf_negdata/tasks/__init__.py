@@ -58,6 +58,8 @@ class Task:
     def problem(self, row: dict, number: int) -> Problem:
         """Read a problem from ``row`` of a problems file; ``number`` is its line. KeyError or ValueError if
         malformed."""
+        if row["question"] is None or row["gold"] is None:
+            raise ValueError("question or gold is null")
         solution = row.get("solution")
         return Problem(
             id=str(row.get("id", number)),

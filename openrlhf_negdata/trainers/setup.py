@@ -123,7 +123,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
         # OpenRLHF's trainers look these up; nothing is evaluated while we train.
         args.eval = argparse.Namespace(steps=-1)
         train(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
