@@ -107,13 +107,15 @@ class Engines:
         if flags["ray.address"]:
             ray.init(address=flags["ray.address"], runtime_env={"env_vars": environment}, log_to_driver=False)
         else:
+            # A private Ray inherits our environment. A runtime_env would not start its workers where the path of the
+            # interpreter holds a space (ray/_private/runtime_env/context.py, exec_worker).
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            os.environ.update(environment)
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, engines * parallel),
                 num_gpus=engines if on_cpu else None,
                 include_dashboard=False,
                 log_to_driver=False,
-                runtime_env={"env_vars": environment},
             )
         try:
             self._start(engines, parallel)
