@@ -168,9 +168,10 @@ def _use_cpu_strategy() -> None:
 
 def main() -> None:
     """``python -m openrlhf_negdata.cpu MODULE ARGS``: run a module as ``python -m MODULE ARGS`` would, set up for
-    CPU."""
-    setup()
+    CPU. Our own trainers set themselves up, once they know that there is something to train."""
     del sys.argv[0]
+    if not sys.argv[0].startswith("openrlhf_negdata."):
+        setup()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
