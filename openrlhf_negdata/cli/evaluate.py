@@ -26,7 +26,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.grading import grade_rows
 from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import encode_prompt
+from openrlhf_negdata.rollouts.sampling import decode_responses, encode_prompt
 from openrlhf_negdata.steps.split import split_steps
 from openrlhf_negdata.tasks import CORRECT, OUTCOMES, Problem, Task, load
 
@@ -131,9 +131,7 @@ def _greedy(
 ) -> dict[str, Any]:
     requests = (engines.Request(prompt, 1, max_tokens, 0) for prompt in prompts)
     answers = [continuations[0] for continuations in running.generate(requests, engines.Sampling(temperature=0.0))]
-    texts = tokenizer.batch_decode(
-        [answer.token_ids for answer in answers], skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    texts = decode_responses(tokenizer, [answer.token_ids for answer in answers])
     rows = [(p.gold, text, a.finish_reason) for p, text, a in zip(problems, texts, answers, strict=True)]
     outcomes = [graded.outcome for graded in grade_rows(task, rows)]
     whole = [
@@ -182,11 +180,7 @@ def _q_by_step(
             if len(prefix) >= max_tokens:
                 break
             continuations = next(outputs)
-            texts = tokenizer.batch_decode(
-                [[*prefix, *c.token_ids] for c in continuations],
-                skip_special_tokens=True,
-                clean_up_tokenization_spaces=False,
-            )
+            texts = decode_responses(tokenizer, [[*prefix, *c.token_ids] for c in continuations])
             rows = [(problem.gold, text, c.finish_reason) for text, c in zip(texts, continuations, strict=True)]
             right.append(sum(graded.outcome == CORRECT for graded in grade_rows(task, rows)))
         correct.append(right)

@@ -22,6 +22,7 @@ from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading import grade_rows
 from openrlhf_negdata.rollouts import engines
+from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.split import split_steps
 from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG
@@ -107,11 +108,7 @@ def run(args: argparse.Namespace) -> None:
                         rollouts[key] = next(outputs)
                         bar.update()
                     flat = [(key, continuation) for key, made_here in rollouts.items() for continuation in made_here]
-                    texts = tokenizer.batch_decode(
-                        [[*prefix, *continuation.token_ids] for (_, prefix), continuation in flat],
-                        skip_special_tokens=True,
-                        clean_up_tokenization_spaces=False,
-                    )
+                    texts = decode_responses(tokenizer, [[*prefix, *c.token_ids] for (_, prefix), c in flat])
                     rows = [(gold[key[0]], text, c.finish_reason) for (key, c), text in zip(flat, texts, strict=True)]
                     kept, correct = [], Counter[tuple[str, Prefix]]()
                     for (key, continuation), grade in zip(flat, grade_rows(task, rows), strict=True):

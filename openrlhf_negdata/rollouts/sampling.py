@@ -26,6 +26,11 @@ def encode_response(tokenizer: Any, text: str) -> list[int]:
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
+def decode_responses(tokenizer: Any, responses: list[list[int]]) -> list[str]:
+    """The text of whole responses as graders see it: no special tokens, nothing tidied up."""
+    return tokenizer.batch_decode(responses, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
 def answer_problems(
     engines: Engines,
     problems: Iterable[Problem],
@@ -48,9 +53,7 @@ def answer_problems(
         for problem, prompt_ids in asked
     )
     for (problem, prompt_ids), continuations in zip(asked, engines.generate(requests, sampling), strict=True):
-        texts = tokenizer.batch_decode(
-            [c.token_ids for c in continuations], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        texts = decode_responses(tokenizer, [c.token_ids for c in continuations])
         yield [
             Trace(problem.id, i, prompt_ids, continuation.token_ids, text, continuation.finish_reason)
             for i, (continuation, text) in enumerate(zip(continuations, texts, strict=True))
