@@ -140,6 +140,14 @@ def test_two_processes_train_step_dpo_as_one_does(train, tiny_model, data, tmp_p
         assert logged["two"][tag] == pytest.approx(logged["one"][tag], rel=0.02), tag
 
 
+def test_mistake_under_two_processes_ends_with_status_2_and_one_line(tiny_model, tmp_path):
+    flags = ["--model.model_name_or_path", tiny_model, "--data.dataset", "none.jsonl", "--ckpt.output_dir", "out"]
+    words = ["--num_processes", 2, "openrlhf_negdata.cli.train_step_dpo", *flags]
+    status, output = launch(words, tmp_path, tmp_path / "log")
+    assert status == 2
+    assert output == "train_step_dpo: error: no such file: none.jsonl\n"
+
+
 @pytest.mark.parametrize("module", ["no_such_package.train", "openrlhf.cli.train_sfd"])
 def test_unknown_module_ends_with_status_2_and_one_line(module, capsys):
     assert main(["launch", module]) == 2

@@ -173,6 +173,7 @@ def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(his
             "--ckpt.path {folder}/new/checkpoints is inside --ckpt.output_dir",
         ),
         ({"ckpt.path": "{folder}"}, "{folder} is in the way: it holds something other than checkpoints"),
+        ({"ckpt.path": "{data}"}, "--ckpt.path {data} is not a folder"),
     ],
 )
 def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import sys
 
@@ -46,6 +47,21 @@ def run(args: argparse.Namespace) -> None:
         args.arguments += [attention, "sdpa"]
     command = ["-m", "openrlhf_negdata.cpu", args.module, *args.arguments]
     if args.num_processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.num_processes)]
-        command = [*torchrun, *command]
-    os.execv(sys.executable, [sys.executable, *command])
+        _torchrun(["--standalone", "--nproc_per_node", str(args.num_processes), *command[1:]])
+    else:
+        os.execv(sys.executable, [sys.executable, *command])
+
+
+def _torchrun(command: list[str]) -> None:
+    """`torchrun --module COMMAND`, but with the exit status of the process that failed: torchrun's own is always 1."""
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun.main(["--module", *command])
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        if failure.exitcode != 2:  # a mistake of the user has had its line
+            print(error, file=sys.stderr)
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)

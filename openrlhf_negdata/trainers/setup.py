@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -124,6 +125,9 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
         args.eval = argparse.Namespace(steps=-1)
         train(args)
     except (UserError, OSError) as error:
+        if os.environ.get("RANK", "0") != "0":
+            # Every process sees the user's mistake; the launcher ends the others when the first has said so.
+            time.sleep(5)
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -146,6 +150,8 @@ def _check(flags: dict[str, Any], output: Path) -> None:
         if flags[flag] and Path(flags[flag]).resolve().is_relative_to(output.resolve()):
             raise UserError(f"--{flag} {flags[flag]} is inside --ckpt.output_dir, which is written last and whole")
     checkpoints = Path(flags["ckpt.path"] or _checkpoints_of(output))
+    if checkpoints.exists() and not checkpoints.is_dir():
+        raise UserError(f"--ckpt.path {checkpoints} is not a folder")
     names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
     # A run that is killed while it claims the folder leaves .settings.*.tmp alone.
     if any(not name.startswith(".settings") for name in names) and "settings.json" not in names:
