@@ -30,8 +30,8 @@ TRACES = st.builds(
 )
 ROWS = {
     "traces": TRACES,
-    "values": st.builds(StepValues, TEXT, st.integers(0, 9), IDS, IDS, IDS),
-    "rollouts": st.builds(Rollout, TEXT, IDS, IDS, st.sampled_from(OUTCOMES)),
+    "values": st.builds(StepValues, TEXT, st.integers(0, 9), IDS, IDS, IDS, st.none() | st.integers(0, 9)),
+    "rollouts": st.builds(Rollout, TEXT, IDS, IDS, st.sampled_from(OUTCOMES), st.integers(0, 2**32)),
 }
 
 
