@@ -13,9 +13,9 @@ class Slow(Task):
     slow_grader = True
 
     def grade(self, gold: str, response: str) -> Graded:
-        # The file SHOWN gets a line for each response graded.
+        # The file SHOWN gets each response graded, on a line.
         with open(os.environ.get("SHOWN", os.devnull), "a") as file:
-            file.write(f"{len(response)}\n")
+            file.write(f"{response}\n")
         word, _, path = response.partition(" ")
         if word == "raise":
             raise SystemExit("no")

@@ -371,9 +371,7 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
     for pairing in ("algorithm1", "shared_prefix"):
         for pit in ("lowest_q", "lowest_advantage"):
             estimator = Estimator(pit, min_drop=least)
-            made = [
-                step_dpo.build_at_pits(pairing, traces, values, rollouts, Fives(), estimator, 0) for _ in range(2)
-            ]
+            made = [step_dpo.build_at_pits(pairing, traces, values, rollouts, Fives(), estimator, 0) for _ in range(2)]
             rows, (account,) = made[0]
             assert made[0] == made[1]
             assert (account.total, account.kept) == (len(values), len(rows))

@@ -259,13 +259,13 @@ def test_paragraphs(steps):
         ["We get\n", "$$\nf. Y\n$$\n", "so"],
         ["\\[\na\n\\] and \\begin{align}\na1. B\n\\end{align}\n", "and \\(a\nb1. B\\) it is"],
         ["\\begin{array}\n\\begin{array}\nA\n\\end{array}\n\\end{array}\n", "B"],
-        ["\\[ a \\\\[2pt]\nb \\]\n", "\\[ c \\]"],
+        ["\\[ a\n\\\\[2pt]\nb \\]\n", "\\[ c \\]"],
         # money, and mathematics beside it
         ["She earns $5 per hour.", " He earns $10.", " Bob has $3."],
         ["He pays ($5).", " She pays ($10).", " Both pay 3*$5=$15."],
         ["It costs $5.", " Then $f=3$ holds.", " Now $f=4. Z$ too."],
         ["In US$.", " Then in US$ again.", " He pays 5$.", " She pays 6$.", " So"],
-        ["It is \\$5.", " Then \\$6.", " Now"],
+        ["It is \\$5.", " Then 6\\$ too.", " It is 5 $ now.", " Then 6$ too."],
         # what nothing closes is text
         ["Open $it.", " It\n", "ends$.", " Now"],
         ["\\[ it.", " But\n\n", "it \\] is."],
@@ -284,6 +284,7 @@ def test_sentences(steps):
         (Segmentation("line", min_chars=3), ["a\n"]),
         (Segmentation("task", min_chars=1), ["\n\nabc\n", "d"]),
         (Segmentation("line", max_chars=7), ["aa bb", " cc dd\n", "ee"]),
+        (Segmentation("line", max_chars=5), ["aa bb", " cc dd", "  ee ff"]),
         (Segmentation("line", max_chars=7), ["aaaaaaaaa bb"]),
         (Segmentation("paragraph", max_chars=6), ["aa bb\n", "cc"]),
         (Segmentation("task", max_chars=8), ["so", " $a + b + c$ is it"]),

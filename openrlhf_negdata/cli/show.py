@@ -26,10 +26,11 @@ def run(args: argparse.Namespace) -> None:
 
 def show(run: Run) -> None:
     """Print the summary of a run, complete or not."""
-    table = Table(box=box.SIMPLE, show_header=False, title=f"negdata {run.manifest['command']}: {run.path}")
+    table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     command, settings = run.manifest["command"], run.manifest["settings"]
+    table.add_row(f"negdata {command}", str(run.path))
     table.add_row("task", str(settings["task"]))
     last = "values" if command == "value" else "traces"
     done = sum(1 for _ in run.path.glob(f"{last}-*.parquet"))

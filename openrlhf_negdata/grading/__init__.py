@@ -33,8 +33,8 @@ TIMEOUT = 10.0
 LONGEST_RESPONSE = 50_000
 #: Grades remembered, so that equal answers to a problem are graded once. The oldest are forgotten first.
 REMEMBERED = 10_000
-#: Rows handed to the workers ahead of the oldest unfinished one, for each worker.
-AHEAD = 64
+#: Rows handed to the workers ahead of the oldest unfinished one, for each worker: work while that one hangs.
+AHEAD = 256
 #: Rows sent to a worker together, at most: a trip costs as much as an easy grade, and neighbours share a gold answer.
 TOGETHER = 16
 
@@ -57,6 +57,7 @@ class Grader:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._pickled = pickle.dumps((task, timeout)) if task.slow_grader else b""
         self._queue: deque[_Row] = deque()
+        self._busy = 0
         # A thread for each worker hands it rows, and waits for a grade or for the end of the row's time.
         self._threads = ThreadPoolExecutor(self.workers, "grader")
         self._idle: list[tuple[Connection, int]] = []
@@ -89,7 +90,9 @@ class Grader:
                 return self._known[key]
             future: Future[Graded] = Future()
             future.set_running_or_notify_cancel()
-            self._threads.submit(self._grade_queued)
+            if self._busy < self.workers:
+                self._threads.submit(self._grade_queued)
+                self._busy += 1
             self._queue.append(_Row(future, key, response))
             self._known[key] = future
             if len(self._known) > REMEMBERED:
@@ -114,18 +117,22 @@ class Grader:
         self.close()
 
     def _grade_queued(self) -> None:
-        with self._lock:
-            share = -(-len(self._queue) // self.workers)
-            rows = deque(self._queue.popleft() for _ in range(min(share, TOGETHER)))
-        try:
-            while rows:
-                self._grade_in_worker(rows)
-        except BaseException as error:
+        while True:
             with self._lock:
+                if not self._queue:
+                    self._busy -= 1
+                    return
+                share = -(-len(self._queue) // self.workers)
+                rows = deque(self._queue.popleft() for _ in range(min(share, TOGETHER)))
+            try:
+                while rows:
+                    self._grade_in_worker(rows)
+            except BaseException as error:
+                with self._lock:
+                    for row in rows:
+                        self._known.pop(row.key, None)
                 for row in rows:
-                    self._known.pop(row.key, None)
-            for row in rows:
-                row.future.set_exception(error)
+                    row.future.set_exception(error)
 
     def _grade_in_worker(self, rows: deque[_Row]) -> None:
         """Take each of ``rows`` out as it is graded, until all are or the worker is dead."""

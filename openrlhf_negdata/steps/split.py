@@ -91,7 +91,8 @@ def step_offsets(text: str, task: Task, segmentation: Segmentation = PRESETS["ta
 
     Every rule works from left to right and looks back no further than the start of the step. So the part of a text
     from any of its offsets on is cut as it is within the whole, unless ``max_steps`` counts, a task's ``step_ends``
-    looks back, or a line or paragraph that ends inside mathematics is to be cut further.
+    looks back, or a line or paragraph that ends inside mathematics is to be cut further. In tokens that holds where no
+    token has both the end of a step and words of the next.
     """
     ends = sorted(task.step_ends(text)) if segmentation.ends == "task" else _ends(text, segmentation.ends)
     if segmentation.min_chars:

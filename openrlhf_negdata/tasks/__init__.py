@@ -84,7 +84,7 @@ class Task:
         raise NotImplementedError
 
     def warm_up(self) -> None:
-        """Called once in the process that the workers of a slow grader are forked from: fill the caches of ``grade``."""
+        """Fill the caches of ``grade``: called once in the process that a slow grader's workers are forked from."""
 
     def trace_right(self, question: str, response: str) -> bool | None:
         """Whether every step of ``response`` is right, not only its answer; None where that cannot be told."""
