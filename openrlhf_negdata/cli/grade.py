@@ -116,8 +116,9 @@ def _grade_run(args: argparse.Namespace) -> None:
         return
     gold = {problem.id: problem.gold for problem in problems}
     output.expect(len(shards))
+    owed = set(output.owed())
     for shard in tqdm(shards, desc="grade", unit="shard", disable=None):
-        if not output.has("traces", shard):
+        if shard in owed:
             traces: list[Trace] = list(source.read("traces", shard))
             rows = ((gold[trace.problem], trace.text, trace.finish_reason) for trace in traces)
             grades = grade_rows(source.task, rows, args.timeout, args.workers)

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from openrlhf_negdata.rollouts.store import Run
+from openrlhf_negdata.rollouts.store import TABLES, Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +32,9 @@ def show(run: Run) -> None:
     command, settings = run.manifest["command"], run.manifest["settings"]
     table.add_row(f"negdata {command}", str(run.path))
     table.add_row("task", str(settings["task"]))
-    last = "values" if command == "value" else "traces"
-    done = sum(1 for _ in run.path.glob(f"{last}-*.parquet"))
-    shards = run.manifest.get("shards")
-    if run.complete:
-        table.add_row("shards", f"{done:,}, complete")
-    else:
-        owed = "an unknown number" if shards is None else f"{max(0, shards - done):,}"
-        table.add_row("shards", f"{done:,} done, {owed} owed: run `negdata {command}` again to go on")
+    shards, owed = run.manifest.get("shards", 0), len(run.owed())
+    state = "complete" if run.complete and not owed else f"{owed:,} owed: run `negdata {command}` again to go on"
+    table.add_row("shards", f"{shards - owed:,} done, {state}")
     table.add_row("problems", f"{sum(1 for _ in run.problems()):,}")
     for name in ("traces", "rollouts"):
         outcomes = run.outcomes(name)
@@ -52,7 +47,7 @@ def show(run: Run) -> None:
     for name, count in run.manifest.get("counts", {}).items():
         if name.startswith("dropped_"):
             table.add_row(f"dropped: {name.removeprefix('dropped_')}", f"{count:,}")
-    speed = run.speed(last)
+    speed = run.speed(TABLES[command][-1])
     if speed["seconds"]:
         table.add_row("time", f"{speed['seconds']:,.0f} s")
         for unit in ("prefixes", "rollouts", "tokens"):

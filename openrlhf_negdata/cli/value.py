@@ -114,6 +114,8 @@ def run(args: argparse.Namespace) -> None:
         "shard_size": args.shard_size,
         "seed": args.seed,
     }
+    if not (Path(args.output) / "manifest.json").is_file() and next(chosen(graded, flags, Counter()), None) is None:
+        raise UserError(f"{args.input}: no answer is left to value")
     output = Run.create(args.output, "value", settings, graded.problems(), tokenizer_from=graded.path)
     if not output.complete:
         _value(graded, output, model, flags, budget)
@@ -129,10 +131,8 @@ def _value(graded: Run, output: Run, model: Path, flags: dict, budget: Budget) -
         answers += [0] * (index % size == 0)
         answers[-1] += len(traces)
         longest = max(longest, len(traces[0].prompt_ids or ()))
-    if not answers:
-        raise UserError(f"{graded.path}: no answer is left to value (dropped: {dict(dropped) or 'nothing came in'})")
     output.expect(len(answers))
-    owed = {number for number in range(len(answers)) if not output.has("values", number)}
+    owed = set(output.owed())
     if owed:
         task = output.manifest["settings"]["task"]
         run = ValueRun(

@@ -115,6 +115,8 @@ class Engines:
             # A private Ray inherits our environment. A runtime_env would not start its workers where the path of the
             # interpreter holds a space (ray/_private/runtime_env/context.py, exec_worker).
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            # vLLM's engine process outlives an actor that is killed, and holds its memory: Ray is to end it.
+            os.environ.setdefault("RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper", "true")
             os.environ.update(environment)
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, engines * parallel),

@@ -111,6 +111,8 @@ SCHEMAS = {
         }
     ),
 }
+#: The tables a command writes; a shard of the last says that those of the others are there.
+TABLES = {"sample": ("traces",), "grade": ("traces",), "value": ("rollouts", "traces", "values")}
 _ROWS: dict[str, Any] = {"traces": Trace, "values": StepValues, "rollouts": Rollout}
 
 
@@ -146,6 +148,9 @@ class Run:
                         f"{path} was made with {key} = {made.get(key)!r}, not {wanted.get(key)!r}: "
                         "give another --output, or remove that folder"
                     )
+            if run.complete and run.owed():
+                run.manifest["complete"] = False
+                write_json(path / "manifest.json", run.manifest)
             return run._alone()
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is in the way: it is not a folder")
@@ -201,15 +206,27 @@ class Run:
     def shard(self, table: str, number: int) -> Path:
         return self.path / f"{table}-{number:05d}.parquet"
 
-    def has(self, table: str, number: int) -> bool:
-        """Whether shard ``number`` of ``table`` is there. One that cannot be read, as a machine that lost power may
-        leave it, is owed again."""
+    def expect(self, shards: int) -> None:
+        """Say how many shards the run will have."""
+        self.manifest["shards"] = shards
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def owed(self) -> list[int]:
+        """The shards that are not there. One that cannot be read, as a machine that lost power may leave it, is owed
+        again."""
+        return [
+            number
+            for number in range(self.manifest.get("shards", 0))
+            if not all(self._has(table, number) for table in reversed(TABLES[self.manifest["command"]]))
+        ]
+
+    def _has(self, table: str, number: int) -> bool:
         try:
             pq.read_metadata(self.shard(table, number))
         except FileNotFoundError:
             return False
         except pa.ArrowInvalid:
-            print(f"{self.shard(table, number)} cannot be read: it is made again", file=sys.stderr)
+            print(f"{self.shard(table, number)} cannot be read: it is owed again", file=sys.stderr)
             return False
         return True
 
@@ -234,14 +251,23 @@ class Run:
         """Rows of ``table`` (of one shard of it), as Trace, StepValues or Rollout, in the order they were written."""
         shards = sorted(self.path.glob(f"{table}-*.parquet")) if number is None else [self.shard(table, number)]
         for shard in shards:
-            for batch in pq.ParquetFile(shard).iter_batches():
+            for batch in self._file(shard).iter_batches():
                 for row in batch.to_pylist():
                     yield _ROWS[table](**row)
+
+    def _file(self, shard: Path) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(shard)
+        except pa.ArrowInvalid as error:
+            command = self.manifest["command"]
+            raise UserError(
+                f"{shard} cannot be read ({error}): run `negdata {command}` again, it makes that shard anew"
+            ) from None
 
     def columns(self, table: str, *names: str) -> Iterator[pa.RecordBatch]:
         """Some columns of ``table`` as Arrow batches: for what is counted over rows too many to be Python objects."""
         for shard in sorted(self.path.glob(f"{table}-*.parquet")):
-            yield from pq.ParquetFile(shard).iter_batches(columns=list(names))
+            yield from self._file(shard).iter_batches(columns=list(names))
 
     def outcomes(self, table: str) -> Counter[str]:
         """How many rows of ``table`` have which outcome."""
@@ -257,11 +283,6 @@ class Run:
         for shard in self.path.glob(f"{table}-*.parquet"):
             total.update(json.loads((pq.read_schema(shard).metadata or {}).get(b"speed", b"{}")))
         return total
-
-    def expect(self, shards: int) -> None:
-        """Say how many shards the run will have, so that `negdata show` can tell what is owed."""
-        self.manifest["shards"] = shards
-        write_json(self.path / "manifest.json", self.manifest)
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Say that every shard is there; ``counts`` accounts for what went in and came out."""
