@@ -6,12 +6,16 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.models import revision
 from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import PRESETS
 from openrlhf_negdata.tasks import Problem
 
 ROWS = ['{"question": "1 +1 ?", "gold": "r2"}', '{"question": "2 +1 ?", "gold": "r0"}']
@@ -177,6 +181,37 @@ def test_only_the_head_size_is_vllms_and_only_on_cpu(files, tiny_model, monkeypa
 )
 def test_a_setting_that_cannot_be_sampled_with_is_refused(files, tiny_model, capsys, flag, value, says):
     fails(sample(files, **{"model.model_name_or_path": tiny_model, flag: value}), says, capsys)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [
+        ("value.n_rollouts", 0, "--value.n_rollouts must be at least 1, not 0"),
+        ("value.threshold", 1, "--value.threshold must lie between 0 and 1, not 1.0"),
+        ("value.confidence", 0.5, "--value.confidence must lie between 0.5 and 1, not 0.5"),
+        ("shard_size", 0, "--shard_size must be at least 1, not 0"),
+        ("value.wrong_per_problem", 0, "no answer is left to value"),
+    ],
+)
+def test_a_setting_that_nothing_can_be_valued_with_is_refused(files, tiny_model, capsys, flag, value, says):
+    run = graded(files / "graded", tiny_model, model=revision(tiny_model))
+    model = ["--model.model_name_or_path", tiny_model, "--output", files / "out"]
+    fails(["value", "--input", run, *model, f"--{flag}", value], says, capsys)
+
+
+def test_what_a_value_run_cannot_tell_is_not_built_of_it(files, tiny_model, capsys):
+    for kind, flags, says in (
+        ("sequential", ["--pit", "zero_q"], "which finds one pit an answer and nothing else"),
+        ("bisect", ["--pairing", "siblings"], "which finds one pit an answer and nothing else"),
+        ("exhaustive", ["--best_of", 9], "--best_of 9 needs as many as the rollouts a prefix"),
+        ("exhaustive", ["--best_of", 5, "--pairing", "siblings"], "needs as many as --min_rollouts, and that is 4"),
+        ("exhaustive", ["--confidence", 0.5], "--confidence between 0.5 and 1"),
+    ):
+        settings = {"task": "running_value", "budget": asdict(Budget(kind)), "steps": asdict(PRESETS["task"])}
+        run = Run.create(files / kind, "value", settings, [Problem("p", "1 +1 ?", "r2")], tiny_model)
+        run.finish({})
+        build = ["build", "step-dpo", "--input", run.path, "--output", files / "out.jsonl"]
+        fails([*build, *flags], says, capsys)
 
 
 def test_a_folder_that_is_not_the_run_it_should_be_is_refused(files, tiny_model, capsys):

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.datasets import dpo, rft, sft, step_dpo
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
-from openrlhf_negdata.steps.split import split_steps
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import PRESETS, split_steps
+from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import OUTCOMES, Problem, load
 
 TASK = load("gsm8k")
@@ -50,10 +53,11 @@ class Hand:
         """Rollouts of problem p; a right one begins with ``+``, one that ran out of tokens with ``~``."""
         for text in continuations:
             outcome = {"+": "correct", "~": "truncated"}.get(text[0], "wrong")
-            self.rollouts.append(Rollout("p", self.ids(prefix), self.ids(text.lstrip("+~-")), outcome))
+            self.rollouts.append(Rollout("p", self.ids(prefix), self.ids(text.lstrip("+~-")), outcome, 0))
 
     def write(self, command: str) -> Path:
-        run = Run.create(self.folder / command, command, {"task": "gsm8k"}, PROBLEMS)
+        made = {"task": "gsm8k", "budget": asdict(Budget()), "steps": asdict(PRESETS["task"])}
+        run = Run.create(self.folder / command, command, made, PROBLEMS)
         self.tokenizer.save_pretrained(run.path / "tokenizer")
         run.write("traces", 0, self.traces)
         if command == "value":
@@ -353,6 +357,7 @@ def random_values(seed: int) -> tuple[list[Trace], list[StepValues], list[Rollou
                     ids[:start],
                     [token for _ in range(rng.randrange(3)) for token in rng.choice(STEPS)] + [0] * rng.randrange(2),
                     rng.choice(["correct", "wrong", "truncated"]),
+                    0,
                 )
                 for _ in range(4)
             ]
@@ -365,9 +370,8 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
     traces, values, rollouts = random_values(seed)
     for pairing in ("algorithm1", "shared_prefix"):
         for pit in ("lowest_q", "lowest_advantage"):
-            made = [
-                step_dpo.build_at_pits(pairing, traces, values, rollouts, Fives(), pit, least, 0) for _ in range(2)
-            ]
+            estimator = Estimator(pit, min_drop=least)
+            made = [step_dpo.build_at_pits(pairing, traces, values, rollouts, Fives(), estimator, 0) for _ in range(2)]
             rows, (account,) = made[0]
             assert made[0] == made[1]
             assert (account.total, account.kept) == (len(values), len(rows))
@@ -381,6 +385,7 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
             rollouts,
             Fives(),
             lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1],
+            Estimator(),
             least,
             min_rollouts,
             0,

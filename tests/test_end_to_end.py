@@ -10,9 +10,12 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from openrlhf_negdata.cli.main import main
@@ -20,7 +23,7 @@ from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.rollouts.sampling import encode_prompt
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.split import split_steps
-from openrlhf_negdata.steps.values import first_pit, step_q
+from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import OUTCOMES, load
 
 TASK = load("running_value")
@@ -38,8 +41,8 @@ import os, signal, sys
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.rollouts.store import Run
 write = Run.write
-def write_and_die(self, table, number, rows):
-    write(self, table, number, rows)
+def write_and_die(self, table, *rest):
+    write(self, table, *rest)
     if table == "values":
         os.kill(os.getpid(), signal.SIGKILL)
 Run.write = write_and_die
@@ -81,7 +84,7 @@ class Pipeline:
         f" --rollout.n_samples_per_prompt {SAMPLES} --shard_size {SHARD}"
     )
     grade = "grade --input @traces --output @graded"
-    value = f"value --input @graded {model} --value.n_rollouts {ROLLOUTS} --output @"
+    value = f"value --input @graded {model} --value.n_rollouts {ROLLOUTS} --shard_size {SHARD} --output @"
     evaluate = (
         "evaluate --task running_value --problems @test.jsonl --q_problems 8 --q_rollouts 4 --output @evaluation"
         + (" --models sft=@sft step_dpo=@step_dpo")
@@ -213,10 +216,11 @@ def test_every_answer_is_valued_or_accounted_for(pipeline):
             distinct[trace.outcome] += 1
     assert counts["traces"] == len(given) == sum(n for key, n in counts.items() if key.startswith("given_"))
     assert counts["valued"] == len(seen) == sum(n for key, n in counts.items() if key.startswith("valued_"))
+    assert len(given) == len(seen) + sum(n for key, n in counts.items() if key.startswith("dropped_"))
     assert {key: n for key, n in counts.items() if key.startswith("valued_")} == {
         f"valued_{outcome}": n for outcome, n in distinct.items()
     }
-    assert counts["rollouts"] == ROLLOUTS * counts["prefixes"] == len(list(valued.read("rollouts")))
+    assert counts["rollouts"] == ROLLOUTS * valued.speed("values")["prefixes"] == len(list(valued.read("rollouts")))
 
 
 def test_every_arm_is_built_of_what_was_sampled_and_its_card_adds_up(pipeline):
@@ -243,8 +247,8 @@ def test_every_arm_is_built_of_what_was_sampled_and_its_card_adds_up(pipeline):
     cut = []
     for values in run.read("values"):
         trace = traces[values.problem, values.sample]
-        q = step_q(values, trace.outcome)
-        pit = first_pit(q)
+        q = Estimator().q(values, trace.outcome)
+        pit = Estimator().first_pit(values, trace.outcome)
         if trace.outcome != "correct" and trace.problem in correct and q[pit] > q[pit + 1]:
             cut.append(trace.token_ids[: values.step_ends[pit]])
     assert sorted(row["rejected_ids"] for row in rows(pipeline.root / "algorithm1.jsonl")) == sorted(cut)
@@ -310,3 +314,36 @@ def test_values_of_a_killed_run_are_those_of_one_left_alone(pipeline):
     for table in ("traces", "rollouts", "values"):
         assert list(resumed.read(table)) == list(alone.read(table))
     assert resumed.manifest == alone.manifest
+
+
+def test_values_are_the_same_though_the_actor_and_then_its_engine_are_killed(pipeline):
+    """kill -9 while they generate: Ray starts the actor again, and it is given its problems again."""
+    words = pipeline.words(f"{pipeline.value}hurt")
+    with (pipeline.root / "hurt.log").open("w") as log:
+        command = [sys.executable, "-m", "openrlhf_negdata.cli.main", *words]
+        running = subprocess.Popen(command, env=pipeline.environment, stdout=log, stderr=log)
+    killed = []
+    for title in ("ray::RolloutRayActor.generate_responses", "VLLM::EngineCore"):
+        while running.poll() is None and not killed_one(running.pid, title, killed):
+            time.sleep(0.02)
+    assert running.wait() == 0, (pipeline.root / "hurt.log").read_text()[-2000:]
+    assert [title for title, _ in killed] == ["ray::RolloutRayActor.generate_responses", "VLLM::EngineCore"]
+    alone, hurt = Run.open(pipeline.root / "values"), Run.open(pipeline.root / "hurt")
+    for table in ("traces", "rollouts", "values"):
+        assert list(hurt.read(table)) == list(alone.read(table))
+
+
+def killed_one(root: int, title: str, killed: list) -> bool:
+    """Kill the process below ``root`` that is called ``title``, while an actor below it is at work."""
+    below = {}
+    for process in psutil.Process(root).children(recursive=True):
+        with suppress(psutil.Error):
+            below[process.pid] = (" ".join(process.cmdline()), process)
+    at_work = any(name.startswith("ray::RolloutRayActor.generate_responses") for name, _ in below.values())
+    for pid, (name, process) in below.items():
+        if at_work and name.startswith(title) and pid not in {pid for _, pid in killed}:
+            with suppress(psutil.Error):
+                process.kill()
+                killed.append((title, pid))
+                return True
+    return False

@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from openrlhf_negdata.analysis import intervals
-from openrlhf_negdata.analysis.intervals import jeffreys, mean_interval, paired_difference, wilson
+from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference
+from openrlhf_negdata.steps.estimates import jeffreys, wilson
 
 
 @pytest.fixture(autouse=True)

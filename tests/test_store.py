@@ -1,6 +1,8 @@
 """Run folders: shards appear whole, settings never mix, what goes in comes out."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,8 +32,8 @@ TRACES = st.builds(
 )
 ROWS = {
     "traces": TRACES,
-    "values": st.builds(StepValues, TEXT, st.integers(0, 9), IDS, IDS, IDS),
-    "rollouts": st.builds(Rollout, TEXT, IDS, IDS, st.sampled_from(OUTCOMES)),
+    "values": st.builds(StepValues, TEXT, st.integers(0, 9), IDS, IDS, IDS, st.none() | st.integers(0, 9)),
+    "rollouts": st.builds(Rollout, TEXT, IDS, IDS, st.sampled_from(OUTCOMES), st.integers(0, 2**32)),
 }
 
 
@@ -141,6 +143,62 @@ def test_a_run_whose_tokenizer_cannot_be_loaded_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="no tokenizer can be loaded from it"):
         Run.create(tmp_path / "run", "sample", SETTINGS, PROBLEMS, tokenizer_from=tmp_path / "model")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_torn_shard_is_owed_again_even_of_a_run_that_was_complete(tmp_path, capsys):
+    run = create(tmp_path / "run")
+    run.expect(3)
+    for number in range(3):
+        run.write("traces", number, [Trace("a", number, [1], [2], "", "stop")])
+    assert run.owed() == []
+    run.finish({})
+    assert create(tmp_path / "run").complete
+    torn, whole = run.shard("traces", 1), run.shard("traces", 1).read_bytes()
+    torn.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="traces-00001.parquet cannot be read .*: run `negdata sample` again"):
+        list(Run.open(tmp_path / "run").read("traces"))
+    again = create(tmp_path / "run")
+    assert (again.complete, again.owed()) == (False, [1])
+    assert "traces-00001.parquet cannot be read: it is owed again" in capsys.readouterr().err
+    run.shard("traces", 2).unlink()
+    assert create(tmp_path / "run").owed() == [1, 2]
+
+
+#: A program that may write no file larger than 2,000 bytes, as on a disk that is nearly full.
+FULL = """
+import resource, signal, sys
+from openrlhf_negdata.rollouts.store import Run, Trace
+run = Run.create(sys.argv[1], "sample", {"task": "gsm8k"}, [])
+run.expect(2)
+run.write("traces", 0, [Trace("a", 0, [1], [2], "", "stop")])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    run.write("traces", 1, [Trace("a", i, [1], [i] * 99, str(i), "stop") for i in range(2000)])
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_ends_in_an_error_that_names_it_and_leaves_a_run_that_goes_on(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", FULL, tmp_path / "run"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "File too large" in ended.stdout
+    run = Run.create(tmp_path / "run", "sample", {"task": "gsm8k"}, [])
+    assert run.owed() == [1]
+    assert not list(run.path.glob(".*.tmp"))
+    run.write("traces", 1, [])
+    assert run.owed() == []
+
+
+def test_outcomes_and_speed_add_up_over_shards(tmp_path):
+    run = create(tmp_path / "run")
+    for number, outcomes in enumerate((["correct", "wrong"], ["wrong", None], [])):
+        rows = [Trace("a", i, [1], [2], "", "stop", outcome) for i, outcome in enumerate(outcomes)]
+        run.write("traces", number, rows, {"seconds": 1.5, "tokens": 10})
+    assert run.outcomes("traces") == {"correct": 1, "wrong": 2, None: 1}
+    assert run.speed("traces") == {"seconds": 4.5, "tokens": 30}
+    assert run.speed("values") == {}
 
 
 def test_only_a_complete_run_is_read(tmp_path):

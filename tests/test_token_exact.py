@@ -3,6 +3,7 @@
 import json
 import random
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from hypothesis import strategies as st
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.rollouts.sampling import encode_prompt
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
-from openrlhf_negdata.steps.split import split_steps
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import PRESETS, split_steps
 from openrlhf_negdata.tasks import Problem, load
+
+#: Settings of a value run.
+MADE = {"task": "gsm8k", "budget": asdict(Budget()), "steps": asdict(PRESETS["task"])}
 
 KINDS = ("byte_bpe", "sentencepiece", "character")
 TASK = load("gsm8k")
@@ -48,7 +53,7 @@ class Sampled:
                 seen[rollout.problem, tuple(rollout.prefix_ids)].append(rollout)
         self.rollouts = [rollout for made in seen.values() for rollout in made]
         for command in ("grade", "value"):
-            run = Run.create(folder / command, command, {"task": "gsm8k"}, problems, tokenizer_from=folder)
+            run = Run.create(folder / command, command, MADE, problems, tokenizer_from=folder)
             run.write("traces", 0, self.traces)
             if command == "value":
                 run.write("values", 0, self.values)
@@ -78,7 +83,7 @@ class Sampled:
         for start in [0, *ends[:-1]]:
             for _ in range(K):
                 outcome = self.rng.choice(["correct", "wrong", "truncated"])
-                self.rollouts.append(Rollout(problem, ids[:start], self.ids(outcome != "truncated"), outcome))
+                self.rollouts.append(Rollout(problem, ids[:start], self.ids(outcome != "truncated"), outcome, 0))
 
     def wholes(self) -> set[tuple[int, ...]]:
         return {(*trace.prompt_ids, *trace.token_ids) for trace in self.traces} | {
@@ -150,7 +155,7 @@ def test_a_rejected_step_in_the_middle_has_no_end_and_a_last_one_has_the_policys
     answers = [[*first, *second, *last, eos], [*first, *last, eos], [*first, *last]]
     prompt = tokenizer("?")["input_ids"]
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    run = Run.create(tmp_path / "value", "value", {"task": "gsm8k"}, [Problem("p", "?", "2")], tmp_path)
+    run = Run.create(tmp_path / "value", "value", MADE, [Problem("p", "?", "2")], tmp_path)
     run.write(
         "traces",
         0,
@@ -160,7 +165,7 @@ def test_a_rejected_step_in_the_middle_has_no_end_and_a_last_one_has_the_policys
     ends = [[end for _, end in split_steps(ids, tokenizer, TASK)] for ids in answers]
     correct = [[3, 4, 0], [3, 4], [3, 4]]
     run.write("values", 0, [StepValues("p", 1 + i, ends[i], correct[i], [4] * len(ends[i])) for i in range(3)])
-    run.write("rollouts", 0, [Rollout("p", first, right[len(first) :], "correct")])
+    run.write("rollouts", 0, [Rollout("p", first, right[len(first) :], "correct", 0)])
     run.finish({})
     for pairing, shared in (("algorithm1", 0), ("shared_prefix", len(first))):
         rows = build(tmp_path, pairing)

@@ -1,4 +1,4 @@
-"""95 % intervals over problems: Wilson and Jeffreys for a share of successes, BCa bootstrap for a mean, never Wald.
+"""95 % intervals over problems: BCa bootstrap for a mean and for a paired difference.
 
 A problem is the unit throughout. Several samples or rollouts of one problem are first averaged to one number, because
 they are not independent of each other (Miller 2024, "Adding Error Bars to Evals", https://arxiv.org/abs/2411.00640).
@@ -7,49 +7,14 @@ they are not independent of each other (Miller 2024, "Adding Error Bars to Evals
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+from openrlhf_negdata.steps.estimates import LEVEL, Estimate, wilson
+
 RESAMPLES = 9999
 SEED = 0
-
-
-class Estimate(NamedTuple):
-    """A point estimate and the two ends of its 95 % interval, in the unit of the data."""
-
-    value: float
-    low: float
-    high: float
-
-
-def wilson(successes: int, trials: int) -> Estimate:
-    """The share ``successes / trials`` with its Wilson score interval (Wilson 1927).
-
-    Raises:
-        ValueError: ``trials`` is not positive, or ``successes`` is not between 0 and ``trials``.
-    """
-    interval = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
-    return Estimate(successes / trials, float(interval.low), float(interval.high))
-
-
-def jeffreys(successes: int, trials: int) -> Estimate:
-    """The share ``successes / trials`` with its Jeffreys interval: the middle of Beta(c + 1/2, n - c + 1/2).
-
-    The end at a boundary is the boundary itself: no successes give a low end of 0, no failures a high end of 1
-    (Brown, Cai and DasGupta 2001, section 4.1.2).
-
-    Raises:
-        ValueError: ``trials`` is not positive, or ``successes`` is not between 0 and ``trials``.
-    """
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} successes in {trials} trials")
-    low, high = stats.beta.interval(LEVEL, successes + 0.5, trials - successes + 0.5)
-    return Estimate(
-        successes / trials, 0.0 if successes == 0 else float(low), 1.0 if successes == trials else float(high)
-    )
 
 
 def mean_interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:

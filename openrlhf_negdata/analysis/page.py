@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from openrlhf_negdata.analysis.intervals import jeffreys
 from openrlhf_negdata.analysis.plots import errors_svg, q_svg
 from openrlhf_negdata.analysis.report import ShownTrace
+from openrlhf_negdata.steps.estimates import jeffreys
 from openrlhf_negdata.tasks import CORRECT, OUTCOMES
 
 _HEAD = """<!doctype html>

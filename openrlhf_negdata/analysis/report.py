@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference, wilson
+from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_jsonl
 from openrlhf_negdata.rollouts.store import Run, StepValues
-from openrlhf_negdata.steps.values import advantages, first_pit, step_q
+from openrlhf_negdata.steps.estimates import wilson
+from openrlhf_negdata.steps.values import Estimator, advantages
 from openrlhf_negdata.tasks import CORRECT, OUTCOMES, WRONG
 
 #: The arms of Setlur et al. 2024 in the order they build on each other; others follow alphabetically.
@@ -60,7 +61,7 @@ class ShownTrace:
     @property
     def q(self) -> list[float]:
         """Q before the first step, then after each step; NaN where unknown."""
-        return step_q(self.values, self.outcome)
+        return Estimator().q(self.values, self.outcome)
 
     @property
     def advantages(self) -> list[float]:
@@ -70,7 +71,7 @@ class ShownTrace:
     @property
     def pit(self) -> int | None:
         """The first step with the lowest Q after it, of a wrong trace."""
-        return first_pit(self.q) if self.outcome == WRONG else None
+        return Estimator().first_pit(self.values, self.outcome) if self.outcome == WRONG else None
 
 
 def read_evaluation(folder: str | Path) -> tuple[list[Arm], dict[str, Any]]:
@@ -145,7 +146,7 @@ def choose_traces(run: Run, count: int, decode: Callable[[list[int]], str]) -> t
     drop = {}
     for key, row in values.items():
         if row.step_ends:
-            known = [a for a in advantages(step_q(row, traces[key].outcome)) if not math.isnan(a)]
+            known = [a for a in advantages(Estimator().q(row, traces[key].outcome)) if not math.isnan(a)]
             drop[key] = min(known, default=0.0)
     chosen = []
     for outcome, places in ((WRONG, count - count // 2), (CORRECT, count // 2)):

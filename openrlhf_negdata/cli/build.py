@@ -27,6 +27,9 @@ from openrlhf_negdata.files import write_jsonl
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.rollouts.sampling import encode_prompt, encode_response
 from openrlhf_negdata.rollouts.store import Run, Trace, read_solutions
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import Segmentation, first_step
+from openrlhf_negdata.steps.values import PITS, Estimator
 from openrlhf_negdata.tasks import Problem, Task, load
 
 ARMS = ("sft", "rft", "dpo", "step-dpo")
@@ -54,9 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairing", choices=PAIRINGS, default="algorithm1", help="step-dpo: how pairs are made")
     parser.add_argument(
         "--pit",
-        choices=("lowest_q", "lowest_advantage"),
-        default="lowest_q",
-        help="step-dpo, algorithm1 and shared_prefix: which step of a wrong answer lost it",
+        choices=PITS,
+        default=None,
+        help="step-dpo, algorithm1 and shared_prefix: which step of a wrong answer lost it (default: lowest_q; where "
+        "rollouts were spent on finding one alone, that one)",
+    )
+    parser.add_argument(
+        "--best_of",
+        type=int,
+        default=1,
+        help="step-dpo: Q is that of the best of this many rollouts; the paper's is 5",
+    )
+    parser.add_argument(
+        "--best_of_biased", action="store_true", help="step-dpo: by the form for fewer rollouts, 1 - (1 - c/n)^K"
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.9, help="step-dpo, --pit posterior: least chance that the step lost it"
     )
     parser.add_argument(
         "--min_drop",
@@ -162,14 +178,33 @@ def _problems_and_traces(
 
 def _step_dpo(args: argparse.Namespace, made: Run, task: Task) -> tuple[list, list]:
     tokenizer = made.tokenizer()
+    settings = made.manifest["settings"]
+    budget = Budget(**settings["budget"])
+    if budget.kind != "exhaustive" and (args.pit or args.pairing == "siblings" or args.best_of > 1):
+        raise UserError(
+            f"{made.path} was valued with --value.budget {budget.kind}, which finds one pit an answer and nothing "
+            "else: no --pit, no --best_of, no --pairing siblings"
+        )
+    if args.best_of < 1 or not 0.5 < args.confidence < 1:
+        raise UserError("--best_of must be at least 1, --confidence between 0.5 and 1")
+    needed, there = (
+        (args.min_rollouts, "--min_rollouts")
+        if args.pairing == "siblings"
+        else (budget.n_rollouts, "the rollouts a prefix, --value.n_rollouts")
+    )
+    if needed < args.best_of and not args.best_of_biased:
+        raise UserError(
+            f"--best_of {args.best_of} needs as many as {there}, and that is {needed} (or --best_of_biased)"
+        )
+    estimator = Estimator(args.pit or "lowest_q", args.best_of, args.best_of_biased, args.min_drop, args.confidence)
     if args.pairing == "siblings":
-        from openrlhf_negdata.steps.split import first_step
-
+        segmentation = Segmentation(**settings["steps"])
         return step_dpo.build_siblings(
             made.read("traces"),
             made.read("rollouts"),
             tokenizer,
-            lambda ids: first_step(ids, tokenizer, task),
+            lambda ids: first_step(ids, tokenizer, task, segmentation),
+            estimator,
             args.min_gap,
             args.min_rollouts,
             args.seed,
@@ -180,7 +215,6 @@ def _step_dpo(args: argparse.Namespace, made: Run, task: Task) -> tuple[list, li
         made.read("values"),
         made.read("rollouts"),
         tokenizer,
-        args.pit,
-        args.min_drop,
+        estimator,
         args.seed,
     )

@@ -115,9 +115,10 @@ def _grade_run(args: argparse.Namespace) -> None:
         print(f"{args.output}: already complete, nothing to do")
         return
     gold = {problem.id: problem.gold for problem in problems}
-    counts: Counter[str] = Counter()
+    output.expect(len(shards))
+    owed = set(output.owed())
     for shard in tqdm(shards, desc="grade", unit="shard", disable=None):
-        if not output.shard("traces", shard).exists():
+        if shard in owed:
             traces: list[Trace] = list(source.read("traces", shard))
             rows = ((gold[trace.problem], trace.text, trace.finish_reason) for trace in traces)
             grades = grade_rows(source.task, rows, args.timeout, args.workers)
@@ -129,7 +130,7 @@ def _grade_run(args: argparse.Namespace) -> None:
                     for trace, graded in zip(traces, grades, strict=True)
                 ),
             )
-        counts.update(trace.outcome for trace in output.read("traces", shard))
+    counts = output.outcomes("traces")
     output.finish({"traces": counts.total(), **{outcome: counts[outcome] for outcome in OUTCOMES}})
     print(f"{args.output}: {_summary(counts)}")
 

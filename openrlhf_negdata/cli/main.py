@@ -19,6 +19,7 @@ COMMANDS = {
     "sample": "let a policy answer problems",
     "grade": "grade answers: correct, wrong, truncated, no_answer or timed_out",
     "value": "estimate, by Monte Carlo rollouts, the chance of success before every step of every answer",
+    "show": "say what a run folder holds: what is done and owed, outcomes, throughput",
     "build": "turn problems, graded answers and step values into a training set, with a card that accounts for each",
     "evaluate": "measure the test error of one or more policies, with intervals over problems",
     "report": "one table, and one HTML page with plots and coloured traces",

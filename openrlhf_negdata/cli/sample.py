@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.output} is complete: {output.manifest['counts']}")
         return
     shards = [problems[i : i + args.shard_size] for i in range(0, len(problems), args.shard_size)]
-    owed = [number for number in range(len(shards)) if not output.shard("traces", number).exists()]
+    output.expect(len(shards))
+    owed = output.owed()
     if owed:
         with engines.Engines(model, longest, flags) as running:
             answers = answer_problems(

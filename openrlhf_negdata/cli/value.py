@@ -2,6 +2,8 @@
 it.
 
     negdata value --input graded --model.model_name_or_path MODEL --output values --value.n_rollouts 8
+    negdata value ... --dry_run                       what it would cost, in rollouts and tokens
+    negdata value ... --value.budget sequential       only what it takes to find the first pit of wrong answers
 
 Rollouts are drawn as the answers were: same model, template, temperature, and one token budget for the whole
 response. Equal prefixes of a problem are rolled out once; the end of an answer is not rolled out, its value is the
@@ -11,37 +13,78 @@ outcome. Run again after a kill, it goes on after the last whole shard; run agai
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 from tqdm import tqdm
 
-from openrlhf_negdata import models
+from openrlhf_negdata import models, steps
 from openrlhf_negdata.cli.sample import check_policy
+from openrlhf_negdata.cli.show import show
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.grading import grade_rows
 from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
-from openrlhf_negdata.steps.split import split_steps
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG
+from openrlhf_negdata.steps.jobs import ValueJob, ValueResult, ValueRun
+from openrlhf_negdata.steps.monte_carlo import BUDGETS, Answer, Budget
+from openrlhf_negdata.steps.split import PRESETS, split_steps
+from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, TIMED_OUT, TRUNCATED, WRONG
 
-Prefix = tuple[int, ...]
+#: Flags that say which answers are valued, without their section.
+WHICH = ("wrong_per_problem", "correct_per_problem", "skip_all_right", "skip_all_wrong")
+#: The file that the rollout actors load.
+EXECUTOR = Path(steps.__file__).with_name("executor.py")
+#: Problems an engine works on at a time: their rollouts keep it full.
+AHEAD = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, help="run folder of graded answers, made by `negdata grade`")
     parser.add_argument("--output", required=True, help="the run folder to write")
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy that wrote the answers")
-    parser.add_argument("--value.n_rollouts", type=int, default=8, help="rollouts a prefix (K)")
+    parser.add_argument(
+        "--value.budget",
+        choices=BUDGETS,
+        default="exhaustive",
+        help="exhaustive: every step; sequential: from the first step to the first pit of wrong answers, as few "
+        "rollouts as decide it; bisect: the first pit by halves, valid only where values never rise",
+    )
+    parser.add_argument(
+        "--value.n_rollouts", type=int, default=8, help="rollouts a prefix (K); of sequential and bisect at most"
+    )
+    parser.add_argument(
+        "--value.threshold",
+        type=float,
+        default=0.2,
+        help="sequential, bisect: an answer is lost where Q is below this",
+    )
+    parser.add_argument(
+        "--value.confidence",
+        type=float,
+        default=0.9,
+        help="sequential, bisect: posterior chance at which it is decided whether an answer is lost at a step",
+    )
     parser.add_argument(
         "--value.wrong_per_problem", type=int, default=-1, help="distinct wrong answers a problem; -1: all"
     )
     parser.add_argument(
         "--value.correct_per_problem", type=int, default=-1, help="distinct correct answers a problem; -1: all"
     )
+    parser.add_argument("--value.skip_all_right", action="store_true", help="skip problems without a wrong answer")
+    parser.add_argument("--value.skip_all_wrong", action="store_true", help="skip problems without a right answer")
+    parser.add_argument(
+        "--steps",
+        choices=tuple(PRESETS),
+        default="task",
+        help="where steps end: as the task says, or a shape of the literature (see docs/steps.md)",
+    )
+    parser.add_argument("--shard_size", type=int, default=64, help="problems a shard: what a crash may cost")
     parser.add_argument("--seed", type=int, default=0, help="with the content of a prefix, decides its rollouts")
+    parser.add_argument("--dry_run", action="store_true", help="say what it would cost, and do nothing")
     engines.add_flags(parser)
 
 
@@ -50,132 +93,195 @@ def run(args: argparse.Namespace) -> None:
     graded = Run.open(args.input)
     if graded.manifest["command"] != "grade":
         raise UserError(f"{args.input} was not made by `negdata grade`: grade it first and give that output")
+    budget = _budget(flags)
+    if args.shard_size < 1:
+        raise UserError(f"--shard_size must be at least 1, not {args.shard_size}")
+    if args.dry_run:
+        _print_cost(graded, flags, budget)
+        return
     made = graded.manifest["settings"]["input"]
     model = check_policy(flags["model.model_name_or_path"], flags)
     if models.revision(model) != made["model"]:
         raise UserError(
             f"{model} is not the model that wrote {args.input}: values are those of the policy that is trained"
         )
-    k = flags["value.n_rollouts"]
-    if k < 1:
-        raise UserError(f"--value.n_rollouts must be at least 1, not {k}")
     settings = {
         "task": graded.manifest["settings"]["task"],
         "input": graded.manifest["settings"],
-        "n_rollouts": k,
-        "wrong_per_problem": flags["value.wrong_per_problem"],
-        "correct_per_problem": flags["value.correct_per_problem"],
+        "budget": asdict(budget),
+        "steps": asdict(PRESETS[args.steps]),
+        **{name: flags[f"value.{name}"] for name in WHICH},
+        "shard_size": args.shard_size,
         "seed": args.seed,
     }
-    problems = graded.problems()
-    output = Run.create(args.output, "value", settings, problems, tokenizer_from=graded.path)
-    if output.complete:
-        print(f"{args.output} is complete: {output.manifest['counts']}")
-        return
-    task, tokenizer = output.task, output.tokenizer()
-    gold = {problem.id: problem.gold for problem in problems}
-    max_tokens = made["max_tokens"]
-    sampling = engines.Sampling(**made["sampling"])
+    if not (Path(args.output) / "manifest.json").is_file() and next(chosen(graded, flags, Counter()), None) is None:
+        raise UserError(f"{args.input}: no answer is left to value")
+    output = Run.create(args.output, "value", settings, graded.problems(), tokenizer_from=graded.path)
+    if not output.complete:
+        _value(graded, output, model, flags, budget)
+    show(output)
 
-    numbers = sorted(int(shard.stem.split("-")[1]) for shard in graded.path.glob("traces-*.parquet"))
-    owed = [number for number in numbers if not output.shard("values", number).exists()]
-    shards: dict[int, list[_Valued]] = {}
+
+def _value(graded: Run, output: Run, model: Path, flags: dict, budget: Budget) -> None:
+    made, size = graded.manifest["settings"]["input"], flags["shard_size"]
+    dropped = Counter[str]()
+    answers: list[int] = []  # a shard
     longest = 0
-    for number in owed:
-        traces = list(graded.read("traces", number))
-        longest = max([longest, *(len(trace.prompt_ids) for trace in traces)])
-        shards[number] = [
-            _Valued(trace, [end for _, end in split_steps(trace.token_ids or [], tokenizer, task)])
-            for trace in choose(
-                traces, flags["value.wrong_per_problem"], flags["value.correct_per_problem"], args.seed
-            )
-        ]
-    prefixes = {number: _distinct_prefixes(valued) for number, valued in shards.items()}
-
-    def requests() -> Iterator[engines.Request]:
-        for number in owed:
-            for prompt, prefix in prefixes[number].values():
-                seed = engines.content_seed(made["model"], vars(sampling), max_tokens, args.seed, prompt, prefix)
-                yield engines.Request([*prompt, *prefix], k, max_tokens - len(prefix), seed)
-
+    for index, traces in enumerate(chosen(graded, flags, dropped)):
+        answers += [0] * (index % size == 0)
+        answers[-1] += len(traces)
+        longest = max(longest, len(traces[0].prompt_ids or ()))
+    output.expect(len(answers))
+    owed = set(output.owed())
     if owed:
-        with engines.Engines(model, longest + max_tokens, flags) as running:
-            outputs = running.generate(requests(), sampling)
-            with tqdm(total=sum(map(len, prefixes.values())), desc="value", unit="prefix") as bar:
-                for number in owed:
-                    rollouts: dict[tuple[str, Prefix], list[engines.Continuation]] = {}
-                    for key in prefixes[number]:
-                        rollouts[key] = next(outputs)
-                        bar.update()
-                    flat = [(key, continuation) for key, made_here in rollouts.items() for continuation in made_here]
-                    texts = decode_responses(tokenizer, [[*prefix, *c.token_ids] for (_, prefix), c in flat])
-                    rows = [(gold[key[0]], text, c.finish_reason) for (key, c), text in zip(flat, texts, strict=True)]
-                    kept, correct = [], Counter[tuple[str, Prefix]]()
-                    for (key, continuation), grade in zip(flat, grade_rows(task, rows), strict=True):
-                        correct[key] += grade.outcome == CORRECT
-                        kept.append(Rollout(key[0], list(key[1]), continuation.token_ids, grade.outcome))
-                    output.write("rollouts", number, kept)
-                    output.write("traces", number, [valued.trace for valued in shards[number]])
-                    # The values go last: a shard of theirs says that the other two are there.
-                    output.write("values", number, [valued.values(correct, k) for valued in shards[number]])
-    counts = Counter[str]()
-    for trace in graded.read("traces"):
-        counts["traces"] += 1
-        counts[f"given_{trace.outcome}"] += 1
-    for trace in output.read("traces"):
-        counts["valued"] += 1
-        counts[f"valued_{trace.outcome}"] += 1
-    for rollout in output.read("rollouts"):
-        counts["rollouts"] += 1
-        counts[f"rollouts_{rollout.outcome}"] += 1
-        counts["rollout_tokens"] += len(rollout.token_ids)
-    counts["prefixes"] = counts["rollouts"] // k
-    output.finish(dict(sorted(counts.items())))
-    print(f"{args.output}: {output.manifest['counts']}")
+        task = output.manifest["settings"]["task"]
+        run = ValueRun(
+            task=str(Path(task).resolve()) if task.endswith(".py") else task,
+            tokenizer=str((output.path / "tokenizer").resolve()),
+            model=made["model"],
+            segmentation=PRESETS[flags["steps"]],
+            sampling=engines.Sampling(**made["sampling"]),
+            max_tokens=made["max_tokens"],
+            budget=budget,
+            seed=flags["seed"],
+        )
+        gold = {problem.id: problem.gold for problem in output.problems()}
+        numbered = ((index // size, traces) for index, traces in enumerate(chosen(graded, flags, Counter())))
+        asked, answered = itertools.tee((number, traces) for number, traces in numbered if number in owed)
+        jobs = (
+            ValueJob(run, list(traces[0].prompt_ids or ()), gold[traces[0].problem], [_given(t) for t in traces])
+            for _, traces in asked
+        )
+        done = sum(count for number, count in enumerate(answers) if number not in owed)
+        with (
+            engines.Engines(model, longest + made["max_tokens"], flags, EXECUTOR) as running,
+            # The rate over the whole run, not over the last moments: so is the time that is left.
+            tqdm(total=sum(answers), initial=done, desc="value", unit="answer", smoothing=0) as bar,
+        ):
+            begin = time.monotonic()
+            results = zip(answered, running.run(jobs, AHEAD), strict=True)
+            for number, group in itertools.groupby(results, key=lambda result: result[0][0]):
+                shard: list[tuple[list[Trace], ValueResult]] = []
+                for (_, traces), result in group:
+                    shard.append((traces, result))
+                    bar.update(len(traces))
+                begin, seconds = time.monotonic(), time.monotonic() - begin
+                _write(output, number, shard, run, seconds)
+    given = graded.outcomes("traces")
+    valued, rollouts = output.outcomes("traces"), output.outcomes("rollouts")
+    counts = {"traces": given.total()} | {f"given_{outcome}": given[outcome] for outcome in OUTCOMES if given[outcome]}
+    counts |= {"valued": valued.total()} | {f"valued_{outcome}": valued[outcome] for outcome in OUTCOMES}
+    counts |= {f"dropped_{reason}": count for reason, count in sorted(dropped.items())}
+    counts |= {"rollouts": rollouts.total()} | {f"rollouts_{outcome}": rollouts[outcome] for outcome in OUTCOMES}
+    output.finish({name: count for name, count in counts.items() if count})
 
 
-def choose(traces: list[Trace], wrong: int, correct: int, seed: int) -> list[Trace]:
-    """Of each problem, up to ``wrong`` distinct wrong answers and ``correct`` distinct right ones; -1 takes all.
+def _given(trace: Trace) -> tuple[list[int], str]:
+    return list(trace.token_ids or ()), str(trace.outcome)
+
+
+def _write(
+    output: Run, number: int, shard: list[tuple[list[Trace], ValueResult]], run: ValueRun, seconds: float
+) -> None:
+    rollouts, values = [], []
+    speed = Counter[str]()
+    for traces, result in shard:
+        first = traces[0]
+        for prefix, draws in result.draws.items():
+            seed = run.seed_of(list(first.prompt_ids or ()), prefix)
+            for i, draw in enumerate(draws):
+                rollouts.append(Rollout(first.problem, list(prefix), draw.token_ids, draw.outcome, seed + i))
+        right = {prefix: sum(draw.outcome == CORRECT for draw in draws) for prefix, draws in result.draws.items()}
+        for trace, ends, pit in zip(traces, result.step_ends, result.pits, strict=True):
+            prefixes = Answer(trace.token_ids or (), ends, False).prefixes()
+            counts = [len(result.draws.get(prefix, ())) for prefix in prefixes]
+            correct = [right.get(prefix, 0) for prefix in prefixes]
+            values.append(StepValues(trace.problem, trace.sample, ends, correct, counts, pit))
+        speed.update(
+            prefixes=len(result.draws), prompt_tokens=result.prompt_tokens, cached_tokens=result.cached_tokens
+        )
+    speed.update(rollouts=len(rollouts), tokens=sum(len(rollout.token_ids) for rollout in rollouts))
+    output.write("rollouts", number, rollouts)
+    output.write("traces", number, [trace for traces, _ in shard for trace in traces])
+    # The values go last: a shard of theirs says that the other two are there.
+    output.write("values", number, values, {"seconds": round(seconds, 3), **speed})
+
+
+def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Trace]]:
+    """The answers to value, problem by problem; ``dropped`` counts the others by reason."""
+    for _, traces in itertools.groupby(graded.read("traces"), key=lambda trace: trace.problem):
+        answers = choose(list(traces), flags, dropped)
+        if answers:
+            yield answers
+
+
+def choose(answers: list[Trace], flags: dict, dropped: Counter[str]) -> list[Trace]:
+    """Of the answers to one problem, up to ``value.wrong_per_problem`` distinct wrong ones and
+    ``value.correct_per_problem`` distinct right ones; -1 takes all.
 
     An answer that ran out of tokens is neither, and is not valued; nor is one the grader gave up on.
     """
-    chosen = []
-    by_problem: dict[str, list[Trace]] = {}
-    for trace in traces:
-        by_problem.setdefault(trace.problem, []).append(trace)
-    for problem, answers in by_problem.items():
-        for outcomes, limit in (((CORRECT,), correct), ((WRONG, NO_ANSWER), wrong)):
-            distinct = list(
-                {tuple(t.token_ids or ()): t for t in answers if t.outcome in outcomes and t.token_ids}.values()
-            )
-            if 0 <= limit < len(distinct):
-                distinct = random.Random(engines.content_seed(seed, problem, outcomes)).sample(distinct, limit)
-            chosen += distinct
-    return chosen
+    right: list[Trace] = []
+    wrong: list[Trace] = []
+    for trace in answers:
+        if trace.outcome in (TRUNCATED, TIMED_OUT):
+            dropped[str(trace.outcome)] += 1
+        elif not trace.token_ids:
+            dropped["empty"] += 1
+        else:
+            (right if trace.outcome == CORRECT else wrong).append(trace)
+    if (flags["value.skip_all_right"] and not wrong) or (flags["value.skip_all_wrong"] and not right):
+        dropped["all_wrong" if wrong else "all_right"] += len(right + wrong)
+        return []
+    taken = []
+    for outcomes, traces, limit in (
+        ((CORRECT,), right, flags["value.correct_per_problem"]),
+        ((WRONG, NO_ANSWER), wrong, flags["value.wrong_per_problem"]),
+    ):
+        distinct = list({tuple(trace.token_ids or ()): trace for trace in traces}.values())
+        dropped["duplicate"] += len(traces) - len(distinct)
+        if 0 <= limit < len(distinct):
+            dropped["over_limit"] += len(distinct) - limit
+            rng = random.Random(engines.content_seed(flags["seed"], traces[0].problem, outcomes))
+            distinct = rng.sample(distinct, limit)
+        taken += distinct
+    return taken
 
 
-class _Valued:
-    """A trace that is to be valued, and where its steps end."""
-
-    def __init__(self, trace: Trace, step_ends: list[int]) -> None:
-        self.trace = trace
-        self.step_ends = step_ends
-
-    def prefixes(self) -> list[Prefix]:
-        """The response before each step, the first of them empty."""
-        tokens = self.trace.token_ids or []
-        return [tuple(tokens[:start]) for start in [0, *self.step_ends[:-1]]]
-
-    def values(self, correct: Counter[tuple[str, Prefix]], k: int) -> StepValues:
-        counted = [correct[self.trace.problem, prefix] for prefix in self.prefixes()]
-        return StepValues(self.trace.problem, self.trace.sample, self.step_ends, counted, [k] * len(counted))
+def _budget(flags: dict) -> Budget:
+    budget = Budget(
+        flags["value.budget"], flags["value.n_rollouts"], flags["value.threshold"], flags["value.confidence"]
+    )
+    if budget.n_rollouts < 1:
+        raise UserError(f"--value.n_rollouts must be at least 1, not {budget.n_rollouts}")
+    if not 0 < budget.threshold < 1:
+        raise UserError(f"--value.threshold must lie between 0 and 1, not {budget.threshold}")
+    if not 0.5 < budget.confidence < 1:
+        raise UserError(f"--value.confidence must lie between 0.5 and 1, not {budget.confidence}")
+    return budget
 
 
-def _distinct_prefixes(valued: list[_Valued]) -> dict[tuple[str, Prefix], tuple[list[int], Prefix]]:
-    """(prompt ids, prefix) by (problem, prefix). A trace's prefixes lie next to each other, short to long, so that
-    vLLM's prefix cache still holds the shorter one."""
-    return {
-        (item.trace.problem, prefix): (item.trace.prompt_ids or [], prefix)
-        for item in valued
-        for prefix in item.prefixes()
-    }
+def _print_cost(graded: Run, flags: dict, budget: Budget) -> None:
+    """What a run would cost. A rollout is expected to be as long as what is left of the answers through its prefix."""
+    task, tokenizer = graded.task, graded.tokenizer()
+    cost, dropped = Counter[str](), Counter[str]()
+    with tqdm(total=graded.outcomes("traces").total(), desc="dry run", unit="answer") as bar:
+        for traces in chosen(graded, flags, dropped):
+            left: dict[tuple[int, ...], list[int]] = {}
+            for trace in traces:
+                ids = trace.token_ids or []
+                ends = [end for _, end in split_steps(ids, tokenizer, task, PRESETS[flags["steps"]])]
+                cost.update(answers=1, steps=len(ends))
+                if budget.kind == "exhaustive" or trace.outcome != CORRECT:
+                    for prefix in Answer(ids, ends, False).prefixes()[budget.kind != "exhaustive" :]:
+                        left.setdefault(prefix, []).append(len(ids) - len(prefix))
+            cost.update(problems=1, prefixes=len(left), rollouts=budget.n_rollouts * len(left))
+            cost["tokens"] += sum(budget.n_rollouts * round(sum(rest) / len(rest)) for rest in left.values())
+            cost["prompt_tokens"] += sum(len(traces[0].prompt_ids or ()) + len(prefix) for prefix in left)
+            bar.update(len(traces))
+        bar.update(dropped.total())
+    most = "" if budget.kind == "exhaustive" else "at most "
+    print(f"{cost['problems']:,} problems, {cost['answers']:,} answers, {cost['steps']:,} steps to value")
+    print(f"answers dropped: {dict(sorted((+dropped).items())) or 'none'}")
+    print(f"{most}{cost['prefixes']:,} distinct prefixes, {cost['rollouts']:,} rollouts")
+    print(f"{most}about {cost['tokens']:,} tokens to generate, after {cost['prompt_tokens']:,} tokens of prefixes")

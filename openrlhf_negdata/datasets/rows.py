@@ -14,11 +14,13 @@ Row = dict[str, Any]
 
 @dataclass
 class Account:
-    """What went in, counted once each under ``kept`` or under the reason it was dropped for."""
+    """What went in, counted once each under ``kept`` or under the reason it was dropped for; ``notes`` are sentences
+    for the card."""
 
     unit: str
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def keep(self) -> None:
         self.kept += 1
@@ -84,6 +86,7 @@ def write_card(path: Path, arm: str, rows: list[Row], accounts: list[Account], s
             f"| kept | {account.kept} |",
         ]
         lines += [f"| dropped: {reason} | {count} |" for reason, count in sorted(account.dropped.items())]
+        lines += [line for note in account.notes for line in ("", note)]
     if rows and "chosen_ids" in rows[0]:
         lines += ["", "| tokens a row (mean) | |", "|---|---|"]
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):

@@ -13,6 +13,7 @@ Three pairings:
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -22,7 +23,8 @@ from typing import Any
 from openrlhf_negdata.datasets.rows import Account, Row, pair_row
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
-from openrlhf_negdata.steps.values import advantages, first_pit, step_q
+from openrlhf_negdata.steps.estimates import best_of
+from openrlhf_negdata.steps.values import Estimator, advantages, halves
 from openrlhf_negdata.tasks import CORRECT, TRUNCATED
 
 Ids = tuple[int, ...]
@@ -34,13 +36,13 @@ def build_at_pits(
     values: Iterable[StepValues],
     rollouts: Iterable[Rollout],
     tokenizer: Any,
-    pit_definition: str,
-    min_drop: float,
+    estimator: Estimator,
     seed: int,
 ) -> tuple[list[Row], list[Account]]:
-    """Pairs of ``algorithm1`` or ``shared_prefix``. ``pit_definition`` is that of ``steps.values.first_pit``. A pit
-    whose advantage is above ``-min_drop`` blames nobody: dropped."""
+    """Pairs of ``algorithm1`` or ``shared_prefix`` at the first pits that ``estimator`` finds. A pit whose advantage
+    is above ``-estimator.min_drop`` blames nobody: dropped, unless the rollouts were spent on finding it alone."""
     account, rows = Account("valued answers"), []
+    values, rollouts = list(values), list(rollouts)
     by_key = {(trace.problem, trace.sample): trace for trace in traces}
     correct: dict[str, list[Trace]] = defaultdict(list)
     for trace in by_key.values():
@@ -55,10 +57,13 @@ def build_at_pits(
         if trace.outcome == CORRECT:
             account.drop("correct")
             continue
-        q = step_q(value, str(trace.outcome))
-        pit = first_pit(q, pit_definition)
+        q = estimator.q(value, str(trace.outcome))
+        pit = estimator.first_pit(value, str(trace.outcome))
+        if pit is None:
+            account.drop("no_pit")
+            continue
         drop = -advantages(q)[pit]
-        if not drop > 0 or drop < min_drop:
+        if value.pit is None and (not drop > 0 or drop < estimator.min_drop):
             account.drop("pit_drop_too_small")
             continue
         assert trace.token_ids is not None
@@ -88,12 +93,36 @@ def build_at_pits(
             continue
         account.keep()
         ids = ([*trace.prompt_ids, *trace.token_ids[:shared]], chosen, rejected)
-        rows.append(
-            pair_row(
-                tokenizer, trace.problem, "", "", "", ids, q_before=round(q[pit], 4), q_rejected=round(q[pit + 1], 4)
-            )
-        )
+        figures = {"q_before": _rounded(q[pit]), "q_rejected": _rounded(q[pit + 1])}
+        rows.append(pair_row(tokenizer, trace.problem, "", "", "", ids, **figures))
+    account.notes += _split_sample(by_key, values, rollouts, estimator)
     return rows, [account]
+
+
+def _rounded(q: float) -> float | None:
+    return None if math.isnan(q) else round(q, 4)
+
+
+def _split_sample(
+    traces: dict[tuple[str, int], Trace], values: list[StepValues], rollouts: list[Rollout], estimator: Estimator
+) -> list[str]:
+    """How much value the pits lose: by the rollouts that chose them, and by others."""
+    ids = {key: trace.token_ids or [] for key, trace in traces.items()}
+    drops = []
+    for even, odd in halves(ids, values, rollouts):
+        outcome = str(traces[even.problem, even.sample].outcome)
+        if outcome == CORRECT or min(*even.count, *odd.count) < estimator.best_of:
+            continue
+        pit = estimator.first_pit(even, outcome)
+        if pit is not None:
+            drops.append([-advantages(estimator.q(half, outcome))[pit] for half in (even, odd)])
+    if not drops:
+        return []
+    chose, other = (sum(column) / len(drops) for column in zip(*drops, strict=True))
+    return [
+        f"Pits chosen by half of the rollouts lose {chose:.3f} of Q by that half and {other:.3f} by the other "
+        f"({len(drops)} answers): what chose a pit flatters it, so take the second figure."
+    ]
 
 
 @dataclass
@@ -103,9 +132,8 @@ class _Step:
     count: int = 0
     right: list[list[int]] = field(default_factory=list)
 
-    @property
-    def value(self) -> float:
-        return len(self.right) / self.count
+    def q(self, estimator: Estimator) -> float:
+        return best_of(len(self.right), self.count, estimator.best_of, estimator.biased).value
 
 
 def build_siblings(
@@ -113,6 +141,7 @@ def build_siblings(
     rollouts: Iterable[Rollout],
     tokenizer: Any,
     first_step: Callable[[list[int]], int],
+    estimator: Estimator,
     min_gap: float,
     min_rollouts: int,
     seed: int,
@@ -147,9 +176,9 @@ def build_siblings(
         if len(valued) < 2:
             account.drop("one_step" if len(steps) < 2 else "too_few_rollouts")
             continue
-        best = max(valued, key=lambda taken: valued[taken].value)
-        worst = min(valued, key=lambda taken: valued[taken].value)
-        if valued[best].value - valued[worst].value < min_gap:
+        q = {taken: step.q(estimator) for taken, step in valued.items()}
+        best, worst = max(q, key=q.__getitem__), min(q, key=q.__getitem__)
+        if q[best] - q[worst] < min_gap:
             account.drop("gap_too_small")
             continue
         if best[: len(worst)] == worst:  # a minimal gap of 0 or less, or a delimiter that may be longer
@@ -158,7 +187,7 @@ def build_siblings(
         account.keep()
         chosen = random.Random(content_seed(seed, "siblings", problem, prefix)).choice(valued[best].right)
         ids = ([*(prompts[problem] or []), *prefix], chosen, list(worst))
-        figures = {"q_chosen": round(valued[best].value, 4), "q_rejected": round(valued[worst].value, 4)}
+        figures = {"q_chosen": round(q[best], 4), "q_rejected": round(q[worst], 4)}
         rows.append(pair_row(tokenizer, problem, "", "", "", ids, **figures))
     return rows, [account]
 

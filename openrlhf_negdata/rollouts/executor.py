@@ -7,12 +7,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
 
 
 class AgentExecutor(AgentExecutorBase):
+    def __init__(self) -> None:
+        self.loading = asyncio.Lock()
+        self.loaded: str | None = None
+
     async def execute(
         self,
         prompt: Any,
@@ -22,13 +27,29 @@ class AgentExecutor(AgentExecutorBase):
         hf_tokenizer: Any,
         llm_engine: Any,
         images: Any = None,
-    ) -> list[list[tuple[list[int], str]]]:
+    ) -> Any:
         """``prompt`` is a list of (token ids, SamplingParams). Returns, a request, its n (token ids, finish reason).
 
-        Where ``label`` names a model folder, that model's weights take the place of the engine's first.
+        ``label`` names the folder of the model that is to answer: where it is not the engine's, its weights take the
+        place of those the engine holds. Every call names it, since an actor that died begins again with its first.
         """
-        if label is not None:
-            await llm_engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": label})
-            await llm_engine.llm.reset_prefix_cache()
-        outputs = await asyncio.gather(*(llm_engine.generate(ids, params) for ids, params in prompt))
+        await self.load(label, llm_engine)
+        outputs = await asyncio.gather(*(generate(llm_engine, ids, params) for ids, params in prompt))
         return [[(list(o.token_ids), o.finish_reason) for o in output.outputs] for output in outputs]
+
+    async def load(self, model: str, llm_engine: Any) -> None:
+        async with self.loading:
+            if model != (self.loaded or llm_engine.kwargs["model"]):
+                await llm_engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": model})
+                await llm_engine.llm.reset_prefix_cache()
+                self.loaded = model
+
+
+async def generate(llm_engine: Any, prompt_ids: list[int], params: Any) -> Any:
+    """vLLM's RequestOutput. Where its engine process has died, the actor dies too, so that Ray starts both again."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        return await llm_engine.generate(prompt_ids, params)
+    except EngineDeadError:
+        os._exit(1)

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from openrlhf_negdata.errors import UserError
@@ -47,7 +50,8 @@ class StepValues:
 
     Step i is ``token_ids[step_ends[i-1]:step_ends[i]]``. ``count[i]`` rollouts were made from the prefix before step
     i and ``correct[i]`` of them were right, so ``correct[i] / count[i]`` is the value before step i. The value after
-    the last step is the trace's outcome; no rollouts are made there.
+    the last step is the trace's outcome; no rollouts are made there. ``count[i]`` is 0 where the budget asked for
+    none. ``pit`` is the first pit, where the budget was spent on finding it alone.
     """
 
     problem: str
@@ -55,16 +59,22 @@ class StepValues:
     step_ends: list[int]
     correct: list[int]
     count: list[int]
+    pit: int | None = None
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled continuation ``token_ids`` of the prompt of ``problem`` and the response tokens ``prefix_ids``."""
+    """One sampled continuation ``token_ids`` of the prompt of ``problem`` and the response tokens ``prefix_ids``.
+
+    ``seed`` is the one vLLM drew it with: a digest of model, sampling, budget of tokens, prompt and prefix, plus the
+    number of the draw. With ``prefix_ids`` and the manifest it identifies the draw.
+    """
 
     problem: str
     prefix_ids: list[int]
     token_ids: list[int]
     outcome: str
+    seed: int
 
 
 _IDS = pa.list_(pa.int32())
@@ -82,10 +92,27 @@ SCHEMAS = {
         }
     ),
     "values": pa.schema(
-        {"problem": pa.string(), "sample": pa.int32(), "step_ends": _IDS, "correct": _IDS, "count": _IDS}
+        {
+            "problem": pa.string(),
+            "sample": pa.int32(),
+            "step_ends": _IDS,
+            "correct": _IDS,
+            "count": _IDS,
+            "pit": pa.int32(),
+        }
     ),
-    "rollouts": pa.schema({"problem": pa.string(), "prefix_ids": _IDS, "token_ids": _IDS, "outcome": pa.string()}),
+    "rollouts": pa.schema(
+        {
+            "problem": pa.string(),
+            "prefix_ids": _IDS,
+            "token_ids": _IDS,
+            "outcome": pa.string(),
+            "seed": pa.int64(),
+        }
+    ),
 }
+#: The tables a command writes; a shard of the last says that those of the others are there.
+TABLES = {"sample": ("traces",), "grade": ("traces",), "value": ("rollouts", "traces", "values")}
 _ROWS: dict[str, Any] = {"traces": Trace, "values": StepValues, "rollouts": Rollout}
 
 
@@ -121,6 +148,9 @@ class Run:
                         f"{path} was made with {key} = {made.get(key)!r}, not {wanted.get(key)!r}: "
                         "give another --output, or remove that folder"
                     )
+            if run.complete and run.owed():
+                run.manifest["complete"] = False
+                write_json(path / "manifest.json", run.manifest)
             return run._alone()
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is in the way: it is not a folder")
@@ -148,13 +178,13 @@ class Run:
         return self
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
-        """Open a complete run for reading."""
+    def open(cls, path: str | Path, complete: bool = True) -> Run:
+        """Open a run for reading; unless ``complete`` is False, only one that is complete."""
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise UserError(f"{path} is not a run folder: it has no manifest.json")
         run = cls(path, _read_manifest(path))
-        if not run.complete:
+        if complete and not run.complete:
             raise UserError(f"{path} is not complete: run `negdata {run.manifest['command']}` on it again first")
         return run
 
@@ -176,9 +206,40 @@ class Run:
     def shard(self, table: str, number: int) -> Path:
         return self.path / f"{table}-{number:05d}.parquet"
 
-    def write(self, table: str, number: int, rows: Iterable[Trace | StepValues | Rollout]) -> None:
-        """Write shard ``number`` of ``table`` in one atomic step."""
-        columns = pa.Table.from_pylist([vars(row) for row in rows], schema=SCHEMAS[table])
+    def expect(self, shards: int) -> None:
+        """Say how many shards the run will have."""
+        self.manifest["shards"] = shards
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def owed(self) -> list[int]:
+        """The shards that are not there. One that cannot be read, as a machine that lost power may leave it, is owed
+        again."""
+        return [
+            number
+            for number in range(self.manifest.get("shards", 0))
+            if not all(self._has(table, number) for table in reversed(TABLES[self.manifest["command"]]))
+        ]
+
+    def _has(self, table: str, number: int) -> bool:
+        try:
+            pq.read_metadata(self.shard(table, number))
+        except FileNotFoundError:
+            return False
+        except pa.ArrowInvalid:
+            print(f"{self.shard(table, number)} cannot be read: it is owed again", file=sys.stderr)
+            return False
+        return True
+
+    def write(
+        self,
+        table: str,
+        number: int,
+        rows: Iterable[Trace | StepValues | Rollout],
+        speed: dict[str, float] | None = None,
+    ) -> None:
+        """Write shard ``number`` of ``table`` in one atomic step. ``speed`` says what it took to make it."""
+        schema = SCHEMAS[table].with_metadata({"speed": json.dumps(speed)} if speed else None)
+        columns = pa.Table.from_pylist([vars(row) for row in rows], schema=schema)
         temporary = self.path / f".{table}-{number:05d}.{os.getpid()}.tmp"
         try:
             pq.write_table(columns, temporary, compression="zstd")
@@ -190,9 +251,38 @@ class Run:
         """Rows of ``table`` (of one shard of it), as Trace, StepValues or Rollout, in the order they were written."""
         shards = sorted(self.path.glob(f"{table}-*.parquet")) if number is None else [self.shard(table, number)]
         for shard in shards:
-            for batch in pq.ParquetFile(shard).iter_batches():
+            for batch in self._file(shard).iter_batches():
                 for row in batch.to_pylist():
                     yield _ROWS[table](**row)
+
+    def _file(self, shard: Path) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(shard)
+        except pa.ArrowInvalid as error:
+            command = self.manifest["command"]
+            raise UserError(
+                f"{shard} cannot be read ({error}): run `negdata {command}` again, it makes that shard anew"
+            ) from None
+
+    def columns(self, table: str, *names: str) -> Iterator[pa.RecordBatch]:
+        """Some columns of ``table`` as Arrow batches: for what is counted over rows too many to be Python objects."""
+        for shard in sorted(self.path.glob(f"{table}-*.parquet")):
+            yield from self._file(shard).iter_batches(columns=list(names))
+
+    def outcomes(self, table: str) -> Counter[str]:
+        """How many rows of ``table`` have which outcome."""
+        counts = Counter[str]()
+        for batch in self.columns(table, "outcome"):
+            for entry in pc.value_counts(batch.column("outcome")).to_pylist():
+                counts[entry["values"]] += entry["counts"]
+        return counts
+
+    def speed(self, table: str) -> Counter[str]:
+        """The sum of what was written as ``speed`` with the shards of ``table``."""
+        total = Counter[str]()
+        for shard in self.path.glob(f"{table}-*.parquet"):
+            total.update(json.loads((pq.read_schema(shard).metadata or {}).get(b"speed", b"{}")))
+        return total
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Say that every shard is there; ``counts`` accounts for what went in and came out."""

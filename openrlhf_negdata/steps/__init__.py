@@ -1,5 +1,5 @@
 """Steps of a response: where they lie, what they are worth."""
 
-from openrlhf_negdata.steps.split import split_steps
+from openrlhf_negdata.steps.split import PRESETS, Segmentation, first_step, split_steps
 
-__all__ = ["split_steps"]
+__all__ = ["PRESETS", "Segmentation", "first_step", "split_steps"]

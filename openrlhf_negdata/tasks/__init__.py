@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 from openrlhf_negdata.errors import UserError
 
@@ -54,6 +55,8 @@ class Task:
     max_response_tokens: int | None = None
     #: Whether ``grade`` may run for long or never return on some input, so that it needs a process that can be killed.
     slow_grader = False
+    #: The file that a task of one's own was loaded from.
+    source: str | None = None
 
     def problem(self, row: dict, number: int) -> Problem:
         """Read a problem from ``row`` of a problems file; ``number`` is its line. KeyError or ValueError if
@@ -80,6 +83,9 @@ class Task:
         """Grade a complete response against the gold answer: correct, wrong or no_answer."""
         raise NotImplementedError
 
+    def warm_up(self) -> None:
+        """Fill the caches of ``grade``: called once in the process that a slow grader's workers are forked from."""
+
     def trace_right(self, question: str, response: str) -> bool | None:
         """Whether every step of ``response`` is right, not only its answer; None where that cannot be told."""
         return None
@@ -87,6 +93,10 @@ class Task:
     def generate(self, count: int, seed: int, split: str) -> Iterator[Problem]:
         """``count`` fresh problems. ``split``: ``base`` (to pre-train on), ``syn`` (D_syn), ``test``."""
         raise UserError(f"task {self.name} has no generator: its problems are a file you give")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        # A worker cannot import a file that is no module by its name: it loads the file as we did.
+        return (load, (self.source,)) if self.source else super().__reduce_ex__(protocol)
 
 
 def load(name: str) -> Task:
@@ -101,6 +111,7 @@ def load(name: str) -> Task:
         spec.loader.exec_module(module)
         if not isinstance(getattr(module, "task", None), Task):
             raise UserError(f"{name} defines no `task`: end it with `task = MyTask()`, a subclass of Task")
+        module.task.source = str(Path(name).absolute())
         return module.task
     if name not in BUILT_IN:
         raise UserError(f"unknown task: {name} (built in: {', '.join(BUILT_IN)}; or the path of a .py file)")

@@ -338,6 +338,26 @@ def test_executor_execute():
     ]
 
 
+def test_rollout_actor_keeps_the_arguments_of_its_engine():
+    assert "self.kwargs = kwargs" in source("trainer/ray/vllm_engine.py", "RolloutRayActor.__init__")
+
+
+VLLM = Path(importlib.util.find_spec("vllm").submodule_search_locations[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        # The i-th of n draws has the seed of the request plus i, so draws can be asked for in parts.
+        ("v1/engine/parallel_sampling.py", "child_sampling_params.seed = seed + index"),
+        ("v1/engine/exceptions.py", "class EngineDeadError("),
+        ("outputs.py", "self.num_cached_tokens = num_cached_tokens"),
+    ],
+)
+def test_vllm_hook(path, code):
+    assert code in (VLLM / path).read_text(encoding="utf-8")
+
+
 def test_bundle_indices():
     assert parameters("trainer/ray/utils.py", "get_bundle_indices") == ["placement_group", "index", "length"]
 

@@ -1,0 +1,71 @@
+"""The step-advantage executor: values the steps of a problem's answers inside OpenRLHF's rollout actors.
+
+``RolloutRayActor`` loads this file by path, as it loads :mod:`openrlhf_negdata.rollouts.executor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from openrlhf_negdata import tasks
+from openrlhf_negdata.grading import Grader
+from openrlhf_negdata.models import load_tokenizer
+from openrlhf_negdata.rollouts import executor
+from openrlhf_negdata.rollouts.engines import sampling_params
+from openrlhf_negdata.rollouts.sampling import decode_responses
+from openrlhf_negdata.steps.jobs import ValueJob, ValueResult
+from openrlhf_negdata.steps.monte_carlo import Answer, Draw, Prefix, value_problem
+from openrlhf_negdata.steps.split import split_steps
+from openrlhf_negdata.tasks import CORRECT
+
+
+class AgentExecutor(executor.AgentExecutor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tools: tuple[tasks.Task, Any, Grader] | None = None
+
+    async def execute(
+        self,
+        prompt: Any,
+        label: Any,
+        sampling_params: Any,
+        max_length: int,
+        hf_tokenizer: Any,
+        llm_engine: Any,
+        images: Any = None,
+    ) -> Any:
+        """``prompt`` is a ValueJob, ``label`` the folder of the policy. Returns a ValueResult."""
+        await self.load(label, llm_engine)
+        return await self.value(prompt, llm_engine)
+
+    async def value(self, job: ValueJob, llm_engine: Any) -> ValueResult:
+        run, result = job.run, ValueResult()
+        if self.tools is None:  # an actor serves one run
+            task = tasks.load(run.task)
+            self.tools = task, load_tokenizer(run.tokenizer), Grader(task)
+        task, tokenizer, grader = self.tools
+        answers = []
+        for token_ids, outcome in job.answers:
+            ends = [end for _, end in split_steps(token_ids, tokenizer, task, run.segmentation)]
+            answers.append(Answer(token_ids, ends, outcome == CORRECT))
+
+        async def roll_out(prefix: Prefix, first: int, count: int) -> list[Draw]:
+            seed = run.seed_of(job.prompt_ids, prefix) + first
+            params = sampling_params(run.sampling, count, run.max_tokens - len(prefix), seed)
+            output = await executor.generate(llm_engine, [*job.prompt_ids, *prefix], params)
+            made = [list(one.token_ids) for one in output.outputs]
+            result.prompt_tokens += len(output.prompt_token_ids) * count
+            result.cached_tokens += (output.num_cached_tokens or 0) * count
+            texts = decode_responses(tokenizer, [[*prefix, *ids] for ids in made])
+            grades = await asyncio.gather(
+                *(
+                    asyncio.wrap_future(grader.submit(job.gold, text, one.finish_reason))
+                    for text, one in zip(texts, output.outputs, strict=True)
+                )
+            )
+            return [Draw(ids, grade.outcome) for ids, grade in zip(made, grades, strict=True)]
+
+        result.step_ends = [list(answer.step_ends) for answer in answers]
+        result.draws, result.pits = await value_problem(answers, run.budget, roll_out)
+        return result

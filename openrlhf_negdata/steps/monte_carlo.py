@@ -1,0 +1,139 @@
+"""Rolling out the prefixes of a problem's answers: what the step-advantage executor does inside a rollout actor.
+
+Nothing here knows an engine: :func:`value_problem` is given a coroutine that draws and grades continuations, so a
+policy whose values are known exactly can take the engine's place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from scipy.special import betainc
+
+from openrlhf_negdata.tasks import CORRECT
+
+BUDGETS = ("exhaustive", "sequential", "bisect")
+Prefix = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many rollouts the prefixes of an answer get.
+
+    ``exhaustive``: ``n_rollouts`` from before every step.
+
+    ``sequential``: only what it takes to find the first pit of a wrong answer, the first step after which the answer
+    is lost. From the first step on, each prefix is rolled out 1, 2, 4, ... times, at most ``n_rollouts``, until it is
+    decided whether the answer is lost there, and nothing after the pit is rolled out.
+
+    ``bisect``: the same by binary search, which is valid only where the value falls from step to step and never rises.
+
+    An answer is lost where Q < ``threshold``. That is decided when its posterior chance (Jeffreys' prior) is at least
+    ``confidence`` or at most 1 - ``confidence``, else by the share of right rollouts when ``n_rollouts`` are made.
+    """
+
+    kind: str = "exhaustive"
+    n_rollouts: int = 8
+    threshold: float = 0.05
+    confidence: float = 0.9
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One graded rollout: sampled token ids and the outcome of the whole response they complete."""
+
+    token_ids: list[int]
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response to be valued: its token ids, where its steps end, whether it was graded correct."""
+
+    token_ids: Sequence[int]
+    step_ends: Sequence[int]
+    correct: bool
+
+    def prefixes(self) -> list[Prefix]:
+        """The response before each step, the first of them empty, as many as there are steps."""
+        return [tuple(self.token_ids[:start]) for start in [0, *self.step_ends[:-1]]]
+
+
+#: ``roll_out(prefix, first, count)``: the draws number ``first`` to ``first + count - 1`` from a prefix.
+RollOut = Callable[[Prefix, int, int], Awaitable[list[Draw]]]
+
+
+class _Draws:
+    """The draws made from each prefix so far. A prefix that several answers share is rolled out once."""
+
+    def __init__(self, roll_out: RollOut) -> None:
+        self.roll_out = roll_out
+        self.made: dict[Prefix, list[Draw]] = {}
+        self.locks: dict[Prefix, asyncio.Lock] = {}
+
+    async def first(self, count: int, prefix: Prefix) -> int:
+        """How many of the first ``count`` draws from ``prefix`` are right. Never more are looked at, though another
+        answer may have asked for more: so a decision does not depend on which answer came first."""
+        async with self.locks.setdefault(prefix, asyncio.Lock()):
+            made = self.made.setdefault(prefix, [])
+            if len(made) < count:
+                made += await self.roll_out(prefix, len(made), count - len(made))
+        return sum(draw.outcome == CORRECT for draw in made[:count])
+
+
+async def value_problem(
+    answers: Sequence[Answer], budget: Budget, roll_out: RollOut
+) -> tuple[dict[Prefix, list[Draw]], list[int | None]]:
+    """Roll out what ``budget`` asks for the answers to one problem.
+
+    Returns the draws by prefix, in the order of the answers and short to long, and the first pit of each answer where
+    the budget decides one: a step, or None. A correct answer has no pit, and only ``exhaustive`` rolls it out.
+    """
+    draws = _Draws(roll_out)
+    if budget.kind == "exhaustive":
+        prefixes = dict.fromkeys(prefix for answer in answers for prefix in answer.prefixes())
+        await asyncio.gather(*(draws.first(budget.n_rollouts, prefix) for prefix in prefixes))
+        pits: list[int | None] = [None] * len(answers)
+    else:
+        find = _first_lost if budget.kind == "sequential" else _first_lost_by_halves
+
+        async def pit(answer: Answer) -> int | None:
+            return None if answer.correct else await find(answer, lambda prefix: _is_lost(prefix, budget, draws))
+
+        pits = list(await asyncio.gather(*map(pit, answers)))
+    order = dict.fromkeys(prefix for answer in answers for prefix in answer.prefixes() if prefix in draws.made)
+    return {prefix: draws.made[prefix] for prefix in order}, pits
+
+
+async def _is_lost(prefix: Prefix, budget: Budget, draws: _Draws) -> bool:
+    count = 0
+    while True:
+        count = min(2 * count or 1, budget.n_rollouts)
+        right = await draws.first(count, prefix)
+        below = betainc(right + 0.5, count - right + 0.5, budget.threshold)
+        if max(below, 1 - below) >= budget.confidence:
+            return bool(below > 0.5)
+        if count == budget.n_rollouts:
+            return right < budget.threshold * count
+
+
+async def _first_lost(answer: Answer, is_lost: Callable[[Prefix], Awaitable[bool]]) -> int:
+    """The first step after which the answer is lost; after the last step a wrong answer is."""
+    for step, prefix in enumerate(answer.prefixes()[1:]):
+        if await is_lost(prefix):
+            return step
+    return len(answer.step_ends) - 1
+
+
+async def _first_lost_by_halves(answer: Answer, is_lost: Callable[[Prefix], Awaitable[bool]]) -> int:
+    after = answer.prefixes()[1:]
+    low, high = 0, len(after)
+    while low < high:
+        middle = (low + high) // 2
+        if await is_lost(after[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return low
