@@ -8,6 +8,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -203,6 +204,30 @@ def test_values_are_what_the_rollouts_say(pipeline):
     assert not traces
     # No prefix is rolled out that no answer needs; the end of an answer never is.
     assert set(rolled) == needed
+
+
+def test_a_dry_run_counts_what_valuing_then_costs(pipeline, capsys):
+    pipeline.here(f"{pipeline.value}never --dry_run")
+    told = capsys.readouterr().out
+    run = Run.open(pipeline.root / "values")
+    speed = run.speed("values")
+    assert f"{speed['prefixes']:,} distinct prefixes, {speed['rollouts']:,} rollouts" in told
+    tokens = int(re.search(r"about ([\d,]+) tokens to generate", told)[1].replace(",", ""))
+    assert tokens == pytest.approx(speed["tokens"], rel=0.15)
+    assert not (pipeline.root / "never").exists()
+
+
+def test_show_says_what_is_done_and_what_is_owed(pipeline, capsys, tmp_path):
+    pipeline.here("show @values")
+    told = capsys.readouterr().out
+    assert f"{PROBLEMS // SHARD} done, complete" in told
+    assert "tokens a second" in told
+    assert "prefix cache hits" in told
+    shutil.copytree(pipeline.root / "graded", tmp_path / "part")
+    (tmp_path / "part" / "traces-00001.parquet").unlink()
+    assert main(["show", str(tmp_path / "part")]) == 0
+    told = capsys.readouterr().out
+    assert f"{PROBLEMS // SHARD - 1} done, 1 owed: run `negdata grade` again to go on" in " ".join(told.split())
 
 
 def test_every_answer_is_valued_or_accounted_for(pipeline):
