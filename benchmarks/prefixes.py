@@ -24,12 +24,12 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def first_problems(path: str, count: int, output: Path) -> Run:
-    """A copy of a graded run with its first ``count`` problems alone."""
+def first_problems(path: str, count: int, output: Path, task: str | None = None) -> Run:
+    """A copy of a graded run with its first ``count`` problems alone, perhaps for another ``task``."""
     run = Run.open(path)
     problems = run.problems()[:count]
     kept = {problem.id for problem in problems}
-    settings = run.manifest["settings"] | {"first": count}
+    settings = run.manifest["settings"] | {"first": count} | ({"task": task} if task else {})
     part = Run.create(output, "grade", settings, problems, tokenizer_from=run.path)
     part.write("traces", 0, (trace for trace in run.read("traces") if trace.problem in kept))
     part.finish({})

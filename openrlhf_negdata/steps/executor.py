@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from openrlhf_negdata import tasks
@@ -43,7 +44,9 @@ class AgentExecutor(executor.AgentExecutor):
         run, result = job.run, ValueResult()
         if self.tools is None:  # an actor serves one run
             task = tasks.load(run.task)
-            self.tools = task, load_tokenizer(run.tokenizer), Grader(task)
+            # A node may hold eight actors.
+            workers = max(2, len(os.sched_getaffinity(0)) // 8)
+            self.tools = task, load_tokenizer(run.tokenizer), Grader(task, workers=workers)
         task, tokenizer, grader = self.tools
         answers = []
         for token_ids, outcome in job.answers:
