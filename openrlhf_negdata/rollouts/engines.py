@@ -16,6 +16,10 @@ from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
 
 
+#: Makes a Ray node end what its dead workers leave behind.
+SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How continuations are drawn. ``temperature`` 0 is greedy. No repetition penalty, ever: it would bias values by
@@ -64,7 +68,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vllm.max_num_seqs", type=int, default=256, help="sequences an engine generates at once")
     parser.add_argument(
-        "--ray.address", default=None, help="a running Ray cluster, such as auto (default: a private one)"
+        "--ray.address",
+        default=None,
+        help="a running Ray cluster, such as auto (default: a private one). Start its nodes with the environment "
+        f"variable {SUBREAPER}=true, or the engine of an actor that is killed keeps its memory",
     )
 
 
@@ -116,7 +123,7 @@ class Engines:
             # interpreter holds a space (ray/_private/runtime_env/context.py, exec_worker).
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             # vLLM's engine process outlives an actor that is killed, and holds its memory: Ray is to end it.
-            os.environ.setdefault("RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper", "true")
+            os.environ.setdefault(SUBREAPER, "true")
             os.environ.update(environment)
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, engines * parallel),
