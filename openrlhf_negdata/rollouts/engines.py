@@ -15,7 +15,6 @@ from typing import Any
 from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
 
-
 #: Makes a Ray node end what its dead workers leave behind.
 SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"
 
