@@ -18,6 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from openrlhf_negdata.rollouts.store import Run, Trace
 from openrlhf_negdata.tasks import Problem
 
@@ -26,6 +29,8 @@ SAMPLES, SHARD = 8, 256
 
 def store(folder: Path, traces: int) -> Run:
     problems = [Problem(str(i), f"What is {i} + 1?", str(i + 1)) for i in range(traces // SAMPLES)]
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0}))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>").save_pretrained(folder / "tokenizer")
     run = Run.create(folder, "sample", {"task": "math", "traces": traces}, problems)
     run.expect(-(-len(problems) // SHARD))
     for number in range(0, len(problems), SHARD):

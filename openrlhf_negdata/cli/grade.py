@@ -29,7 +29,7 @@ from tqdm import tqdm
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_jsonl, write_jsonl
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import OUTCOMES, load
 
 
@@ -116,20 +116,24 @@ def _grade_run(args: argparse.Namespace) -> None:
         return
     gold = {problem.id: problem.gold for problem in problems}
     output.expect(len(shards))
-    owed = set(output.owed())
-    for shard in tqdm(shards, desc="grade", unit="shard", disable=None):
-        if shard in owed:
-            traces: list[Trace] = list(source.read("traces", shard))
-            rows = ((gold[trace.problem], trace.text, trace.finish_reason) for trace in traces)
-            grades = grade_rows(source.task, rows, args.timeout, args.workers)
-            output.write(
-                "traces",
-                shard,
-                (
-                    replace(trace, outcome=graded.outcome, answer=graded.answer)
-                    for trace, graded in zip(traces, grades, strict=True)
-                ),
-            )
+    owed = output.owed()
+    rows = (
+        (gold[trace.problem], trace.text, trace.finish_reason)
+        for shard in owed
+        for trace in source.read("traces", shard)
+    )
+    # One pool of graders for all shards; it is ahead of what is written by no more than it needs to be kept busy.
+    grades = grade_rows(source.task, rows, args.timeout, args.workers)
+    done = len(shards) - len(owed)
+    for shard in tqdm(owed, total=len(shards), initial=done, desc="grade", unit="shard", disable=None):
+        output.write(
+            "traces",
+            shard,
+            (
+                replace(trace, outcome=graded.outcome, answer=graded.answer)
+                for trace, graded in zip(source.read("traces", shard), grades, strict=False)
+            ),
+        )
     counts = output.outcomes("traces")
     output.finish({"traces": counts.total(), **{outcome: counts[outcome] for outcome in OUTCOMES}})
     print(f"{args.output}: {_summary(counts)}")
