@@ -2,10 +2,10 @@
 
     python benchmarks/kills.py --kills 20         # after `make quickstart`, whose answers and model it uses
 
-Kills, in turn: the driver; a rollout actor; its engine process; a grading process; a whole Ray node, of two on this
-machine. A run that ends with an error is run again, as a user would. Each is then compared with an undisturbed run:
-rollouts whose tokens or outcome differ, and values that differ. The last line is the share of runs whose tables are
-equal.
+Kills, in turn: the driver; a rollout actor; its engine process; a grading process; a whole Ray node with the actor,
+of two that have room for it, both on this machine. A run that ends with an error is run again, as a user would. Each
+is then compared with an undisturbed run: rollouts whose tokens or outcome differ, and values that differ. The last
+line is the share of runs whose tables are equal.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def main() -> None:
     flags.add_argument("--model", default="runs/quickstart/models/sft", help="the policy that wrote it")
     flags.add_argument("--problems", type=int, default=120, help="value the answers of this many problems")
     flags.add_argument("--kills", type=int, default=20, help="runs, each killed once")
+    flags.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is killed, in turn")
     flags.add_argument("--seed", type=int, default=0, help="decides the moments")
     args = flags.parse_args()
     rng = random.Random(args.seed)
@@ -109,14 +110,14 @@ def main() -> None:
     print(f"undisturbed: {len(content(truth, 'rollouts')):,} rollouts in {seconds:.0f} s", flush=True)
     equal = 0
     for number in range(args.kills):
-        kind = KINDS[number % len(KINDS)]
+        kind = args.kinds[number % len(args.kinds)]
         nodes: list[subprocess.Popen] = []
         extra: tuple[str, ...] = ()
         if kind == "node":
-            nodes = [ray_start("--head", "--port", "6399", "--num-cpus", "2", "--num-gpus", "1")]
+            nodes = [ray_start("--head", "--port", "6399", "--num-cpus", "1", "--num-gpus", "0")]
             time.sleep(8)
-            nodes.append(ray_start("--address", "127.0.0.1:6399", "--num-cpus", "2", "--num-gpus", "1"))
-            time.sleep(5)
+            nodes += [ray_start("--address", "127.0.0.1:6399", "--num-cpus", "2", "--num-gpus", "1") for _ in range(2)]
+            time.sleep(8)
             extra = ("--ray.address", "127.0.0.1:6399")
         value = Value(graded, args.model, folder / f"{number}", *extra)
         driver = value.start()
@@ -130,10 +131,9 @@ def main() -> None:
             driver.kill()
             killed = "driver"
         elif kind == "node":
-            # The node that holds the actor; the one with the head cannot be lost without the cluster.
-            holder = next((node for node in nodes[1:] if find([node.pid], TITLES["actor"])), nodes[1])
-            killed = "node with the actor" if find([holder.pid], TITLES["actor"]) else "node without the actor"
-            kill_tree(holder.pid)
+            if holder := [node for node in nodes[1:] if find([node.pid], TITLES["actor"])]:
+                killed = kind
+                kill_tree(holder[0].pid)
         elif there := find(roots, TITLES[kind]):
             victim = rng.choice(there)
             killed = kind

@@ -125,6 +125,7 @@ class Engines:
             os.environ.setdefault(SUBREAPER, "true")
             os.environ.update(environment)
             ray.init(
+                address="local",  # else a cluster that runs on this machine, or did, is joined
                 num_cpus=max(os.cpu_count() or 1, engines * parallel),
                 num_gpus=engines if on_cpu else None,
                 include_dashboard=False,
