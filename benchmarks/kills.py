@@ -116,8 +116,9 @@ def main() -> None:
         if kind == "node":
             nodes = [ray_start("--head", "--port", "6399", "--num-cpus", "1", "--num-gpus", "0")]
             time.sleep(8)
-            nodes += [ray_start("--address", "127.0.0.1:6399", "--num-cpus", "2", "--num-gpus", "1") for _ in range(2)]
-            time.sleep(8)
+            for _ in range(2):
+                nodes.append(ray_start("--address", "127.0.0.1:6399", "--num-cpus", "2", "--num-gpus", "1"))
+                time.sleep(8)
             extra = ("--ray.address", "127.0.0.1:6399")
         value = Value(graded, args.model, folder / f"{number}", *extra)
         driver = value.start()

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import itertools
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,9 @@ class Engines:
                 "--vllm.num_engines, or more nodes (without CUDA: `ray start --num-gpus N`, N engines a node)"
             )
         group = placement_group([{"GPU": 1, "CPU": 1}] * (engines * parallel), strategy="PACK")
-        ray.get(group.ready())
+        if not group.wait(timeout_seconds=30):
+            print(f"waiting for {engines * parallel} free GPU(s) on the Ray cluster", file=sys.stderr, flush=True)
+            ray.get(group.ready())
         for i in range(engines):
             bundles = get_bundle_indices(group, i, parallel) if parallel > 1 else None
             on_bundle = PlacementGroupSchedulingStrategy(
@@ -166,7 +169,8 @@ class Engines:
             # random generator, which torch cannot do on CPU (vllm/v1/worker/gpu_model_runner.py, "gen.set_offset").
             whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.max_len)}
             options = {"num_cpus": single, "num_gpus": single, "scheduling_strategy": on_bundle}
-            options |= {"max_restarts": self.RESTARTS, "max_task_retries": self.RESTARTS}
+            # A call is repeated until the actor is up again, which takes a while where its whole node is gone.
+            options |= {"max_restarts": self.RESTARTS, "max_task_retries": -1}
             actor = RolloutRayActor.options(**options).remote(
                 model=str(self.model),
                 dtype="bfloat16",
