@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,25 +165,30 @@ def _q_by_step(
             starts.append((problem, prompt, [ids[:start] for start, _ in split_steps(ids, tokenizer, task)]))
     if not starts:
         return None
+    asked = [
+        (problem, prompt, prefix)
+        for problem, prompt, prefixes in starts
+        for prefix in prefixes
+        if len(prefix) < max_tokens
+    ]
     requests = (
         engines.Request(
             [*prompt, *prefix], rollouts, max_tokens - len(prefix), engines.content_seed(seed, prompt, prefix)
         )
-        for _, prompt, prefixes in starts
-        for prefix in prefixes
-        if len(prefix) < max_tokens
+        for _, prompt, prefix in asked
     )
-    outputs = running.generate(requests, sampling)
-    correct, count = [], []
-    for problem, _, prefixes in starts:
-        right = []
-        for prefix in prefixes:
-            if len(prefix) >= max_tokens:
-                break
-            continuations = next(outputs)
+
+    def rows() -> Iterator[tuple[str, str, str | None]]:
+        for (problem, _, prefix), continuations in zip(asked, running.generate(requests, sampling), strict=True):
             texts = decode_responses(tokenizer, [[*prefix, *c.token_ids] for c in continuations])
-            rows = [(problem.gold, text, c.finish_reason) for text, c in zip(texts, continuations, strict=True)]
-            right.append(sum(graded.outcome == CORRECT for graded in grade_rows(task, rows)))
+            for text, continuation in zip(texts, continuations, strict=True):
+                yield problem.gold, text, continuation.finish_reason
+
+    grades = grade_rows(task, rows())  # one pool of graders for all prefixes
+    correct, count = [], []
+    for _, _, prefixes in starts:
+        within = [prefix for prefix in prefixes if len(prefix) < max_tokens]
+        right = [sum(next(grades).outcome == CORRECT for _ in range(rollouts)) for _ in within]
         correct.append(right)
         count.append([rollouts] * len(right))
     return {"correct": correct, "count": count}

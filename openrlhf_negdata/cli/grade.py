@@ -131,7 +131,8 @@ def _grade_run(args: argparse.Namespace) -> None:
             shard,
             (
                 replace(trace, outcome=graded.outcome, answer=graded.answer)
-                for trace, graded in zip(source.read("traces", shard), grades, strict=False)
+                for trace in source.read("traces", shard)
+                for graded in (next(grades),)
             ),
         )
     counts = output.outcomes("traces")
