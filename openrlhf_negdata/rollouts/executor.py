@@ -28,13 +28,17 @@ class AgentExecutor(AgentExecutorBase):
         llm_engine: Any,
         images: Any = None,
     ) -> Any:
-        """``prompt`` is a list of (token ids, SamplingParams). Returns, a request, its n (token ids, finish reason).
+        """What :meth:`answer` makes of the job ``prompt``.
 
         ``label`` names the folder of the model that is to answer: where it is not the engine's, its weights take the
         place of those the engine holds. Every call names it, since an actor that died begins again with its first.
         """
         await self.load(label, llm_engine)
-        outputs = await asyncio.gather(*(generate(llm_engine, ids, params) for ids, params in prompt))
+        return await self.answer(prompt, llm_engine)
+
+    async def answer(self, job: Any, llm_engine: Any) -> Any:
+        """``job`` is a list of (token ids, SamplingParams). Returns, a request, its n (token ids, finish reason)."""
+        outputs = await asyncio.gather(*(generate(llm_engine, ids, params) for ids, params in job))
         return [[(list(o.token_ids), o.finish_reason) for o in output.outputs] for output in outputs]
 
     async def load(self, model: str, llm_engine: Any) -> None:

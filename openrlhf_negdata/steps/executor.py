@@ -26,21 +26,7 @@ class AgentExecutor(executor.AgentExecutor):
         super().__init__()
         self.tools: tuple[tasks.Task, Any, Grader] | None = None
 
-    async def execute(
-        self,
-        prompt: Any,
-        label: Any,
-        sampling_params: Any,
-        max_length: int,
-        hf_tokenizer: Any,
-        llm_engine: Any,
-        images: Any = None,
-    ) -> Any:
-        """``prompt`` is a ValueJob, ``label`` the folder of the policy. Returns a ValueResult."""
-        await self.load(label, llm_engine)
-        return await self.value(prompt, llm_engine)
-
-    async def value(self, job: ValueJob, llm_engine: Any) -> ValueResult:
+    async def answer(self, job: ValueJob, llm_engine: Any) -> ValueResult:
         run, result = job.run, ValueResult()
         if self.tools is None:  # an actor serves one run
             task = tasks.load(run.task)
