@@ -11,12 +11,9 @@ import runpy
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from openrlhf_negdata.cli.main import main
@@ -50,6 +47,27 @@ Run.write = write_and_die
 main(sys.argv[1:])
 """
 
+HURT_TITLES = ("ray::RolloutRayActor", "VLLM::EngineCore")
+#: A program that kills them, one after the fifth and one after the twentieth problem, with others in flight.
+HURT = f"""
+import sys, psutil
+from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.rollouts.engines import Engines
+victims = dict(zip((5, 20), {HURT_TITLES}))
+run = Engines.run
+def run_and_kill(self, jobs, ahead):
+    for number, result in enumerate(run(self, jobs, ahead=4)):
+        if title := victims.get(number):
+            below = {{process.pid for process in psutil.Process().children(recursive=True)}}
+            there = [process for process in psutil.process_iter(["cmdline"]) if process.pid in below]
+            called = [process for process in there if title in " ".join(process.info["cmdline"] or ())]
+            max(called, key=psutil.Process.create_time).kill()
+            print("killed", title)
+        yield result
+Engines.run = run_and_kill
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 class Pipeline:
     """The commands, in order, in the folder ``root``; every one can be run again."""
@@ -70,11 +88,11 @@ class Pipeline:
         ended = subprocess.run(
             [sys.executable, *program, *self.words(words)], env=self.environment, capture_output=True, text=True
         )
-        self.last = ended.stdout[-2000:] + ended.stderr[-2000:]
+        self.told = ended.stdout + ended.stderr
         return ended.returncode
 
-    def done(self, words: str) -> None:
-        assert self.process(words) == 0, f"{words}\n{self.last}"
+    def done(self, words: str, program: tuple[str, ...] = ("-m", "openrlhf_negdata.cli.main")) -> None:
+        assert self.process(words, program) == 0, f"{words}\n{self.told[-4000:]}"
 
     model = "--model.model_name_or_path @sft"
     training = (
@@ -343,32 +361,9 @@ def test_values_of_a_killed_run_are_those_of_one_left_alone(pipeline):
 
 def test_values_are_the_same_though_the_actor_and_then_its_engine_are_killed(pipeline):
     """kill -9 while they generate: Ray starts the actor again, and it is given its problems again."""
-    words = pipeline.words(f"{pipeline.value}hurt")
-    with (pipeline.root / "hurt.log").open("w") as log:
-        command = [sys.executable, "-m", "openrlhf_negdata.cli.main", *words]
-        running = subprocess.Popen(command, env=pipeline.environment, stdout=log, stderr=log)
-    killed = []
-    for title in ("ray::RolloutRayActor.generate_responses", "VLLM::EngineCore"):
-        while running.poll() is None and not killed_one(running.pid, title, killed):
-            time.sleep(0.02)
-    assert running.wait() == 0, (pipeline.root / "hurt.log").read_text()[-2000:]
-    assert [title for title, _ in killed] == ["ray::RolloutRayActor.generate_responses", "VLLM::EngineCore"]
+    pipeline.done(f"{pipeline.value}hurt", ("-c", HURT))
+    told = pipeline.told.splitlines()
+    assert [line for line in told if line.startswith("killed")] == [f"killed {title}" for title in HURT_TITLES]
     alone, hurt = Run.open(pipeline.root / "values"), Run.open(pipeline.root / "hurt")
     for table in ("traces", "rollouts", "values"):
         assert list(hurt.read(table)) == list(alone.read(table))
-
-
-def killed_one(root: int, title: str, killed: list) -> bool:
-    """Kill the process below ``root`` that is called ``title``, while an actor below it is at work."""
-    below = {}
-    for process in psutil.Process(root).children(recursive=True):
-        with suppress(psutil.Error):
-            below[process.pid] = (" ".join(process.cmdline()), process)
-    at_work = any(name.startswith("ray::RolloutRayActor.generate_responses") for name, _ in below.values())
-    for pid, (name, process) in below.items():
-        if at_work and name.startswith(title) and pid not in {pid for _, pid in killed}:
-            with suppress(psutil.Error):
-                process.kill()
-                killed.append((title, pid))
-                return True
-    return False
