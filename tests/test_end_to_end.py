@@ -284,17 +284,56 @@ def test_every_arm_is_built_of_what_was_sampled_and_its_card_adds_up(pipeline):
         for row in built:
             assert (*row["prompt_ids"], *row.get("chosen_ids", row.get("response_ids"))) in wholes
             assert (*row["prompt_ids"], *row.get("rejected_ids", ())) in starts
-    # Algorithm 1 rejects exactly the wrong answers cut after their first pit.
+
+
+@pytest.mark.parametrize(
+    ("flags", "estimator"),
+    [
+        ("", Estimator()),
+        ("--pit lowest_advantage --best_of 3", Estimator("lowest_advantage", best_of=3)),
+        ("--pit posterior --confidence 0.8", Estimator("posterior", confidence=0.8)),
+        ("--best_of 5 --best_of_biased --min_drop 0.4", Estimator(best_of=5, biased=True, min_drop=0.4)),
+    ],
+)
+def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline, tmp_path, flags, estimator):
+    pipeline.here(f"build step-dpo --input @values --output {tmp_path}/pairs.jsonl {flags}")
+    run = Run.open(pipeline.root / "values")
     traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
     correct = {trace.problem for trace in traces.values() if trace.outcome == "correct"}
     cut = []
     for values in run.read("values"):
         trace = traces[values.problem, values.sample]
-        q = Estimator().q(values, trace.outcome)
-        pit = Estimator().first_pit(values, trace.outcome)
-        if trace.outcome != "correct" and trace.problem in correct and q[pit] > q[pit + 1]:
-            cut.append(trace.token_ids[: values.step_ends[pit]])
-    assert sorted(row["rejected_ids"] for row in rows(pipeline.root / "algorithm1.jsonl")) == sorted(cut)
+        pit = estimator.first_pit(values, trace.outcome)
+        if trace.outcome != "correct" and trace.problem in correct and pit is not None:
+            before, after = estimator.q(values, trace.outcome)[pit : pit + 2]
+            if before > after and before - after >= estimator.min_drop:
+                cut.append((trace.token_ids[: values.step_ends[pit]], round(before, 4), round(after, 4)))
+    made = [(row["rejected_ids"], row["q_before"], row["q_rejected"]) for row in rows(tmp_path / "pairs.jsonl")]
+    assert sorted(made) == sorted(cut) != []
+
+
+def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeline, tmp_path):
+    """With the default threshold of 0.05 an answer is lost where none of K = 8 rollouts is right."""
+    pipeline.done(f"{pipeline.value}sequential --value.budget sequential --value.n_rollouts 8")
+    run, exhaustive = Run.open(pipeline.root / "sequential"), Run.open(pipeline.root / "values")
+    assert list(run.read("traces")) == list(exhaustive.read("traces"))
+    # The same seeds: where both rolled out a prefix, they drew the same.
+    drawn = {(r.problem, tuple(r.prefix_ids), r.seed): r for r in exhaustive.read("rollouts")}
+    made = [r for r in run.read("rollouts") if (r.problem, tuple(r.prefix_ids), r.seed) in drawn]
+    assert made == [drawn[r.problem, tuple(r.prefix_ids), r.seed] for r in made] != []
+    correct = {trace.problem for trace in run.read("traces") if trace.outcome == "correct"}
+    cut = []
+    for trace, values in zip(run.read("traces"), run.read("values"), strict=True):
+        if trace.outcome == "correct":
+            assert values.pit is None
+            continue
+        after = list(zip(values.correct, values.count, strict=True))[1:]
+        assert all(right > 0 for right, _ in after[: values.pit])
+        assert after[values.pit : values.pit + 1] in ([(0, 8)], [])
+        if trace.problem in correct:
+            cut.append(trace.token_ids[: values.step_ends[values.pit]])
+    pipeline.here(f"build step-dpo --input @sequential --output {tmp_path}/pairs.jsonl")
+    assert sorted(row["rejected_ids"] for row in rows(tmp_path / "pairs.jsonl")) == sorted(cut) != []
 
 
 def test_every_policy_is_evaluated_on_every_problem_and_reported(pipeline):
@@ -345,13 +384,13 @@ def test_a_command_that_is_done_starts_no_engine_and_changes_no_file(pipeline, m
 
 
 def test_values_of_a_killed_run_are_those_of_one_left_alone(pipeline):
-    """Killed after its first shard and run again, in another folder: the same tables."""
+    """Killed after its first shard and run again, in another folder and with two engines: the same tables."""
     words = f"{pipeline.value}killed"
     assert pipeline.process(words, ("-c", KILLED)) < 0
     killed = pipeline.root / "killed"
     assert [path.name for path in sorted(killed.glob("values-*.parquet"))] == ["values-00000.parquet"]
     first = content(killed)
-    pipeline.done(words)
+    pipeline.done(f"{words} --vllm.num_engines 2")
     assert all(content(killed)[name] == first[name] for name in first if name != "manifest.json")
     alone, resumed = Run.open(pipeline.root / "values"), Run.open(killed)
     for table in ("traces", "rollouts", "values"):

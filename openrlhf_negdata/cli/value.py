@@ -49,23 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--value.budget",
         choices=BUDGETS,
-        default="exhaustive",
+        default=Budget.kind,
         help="exhaustive: every step; sequential: from the first step to the first pit of wrong answers, as few "
         "rollouts as decide it; bisect: the first pit by halves, valid only where values never rise",
     )
     parser.add_argument(
-        "--value.n_rollouts", type=int, default=8, help="rollouts a prefix (K); of sequential and bisect at most"
+        "--value.n_rollouts",
+        type=int,
+        default=Budget.n_rollouts,
+        help="rollouts a prefix (K); of sequential and bisect at most",
     )
     parser.add_argument(
         "--value.threshold",
         type=float,
-        default=0.2,
+        default=Budget.threshold,
         help="sequential, bisect: an answer is lost where Q is below this",
     )
     parser.add_argument(
         "--value.confidence",
         type=float,
-        default=0.9,
+        default=Budget.confidence,
         help="sequential, bisect: posterior chance at which it is decided whether an answer is lost at a step",
     )
     parser.add_argument(
