@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import sys
+import tempfile
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +104,38 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
             file.write(_line(row) + "\n")
             count += 1
     return count
+
+
+class ShuffledRows:
+    """Rows that are written to ``path`` in an order that a seed decides, whole or not at all, and need not fit into
+    memory: they wait in a file beside it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.waiting = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - open until write
+        self.ends = array("Q", [0])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def add(self, row: dict[str, Any]) -> None:
+        line = (_line(row) + "\n").encode("utf-8", "surrogateescape")
+        self.waiting.write(line)
+        self.ends.append(self.ends[-1] + len(line))
+
+    def write(self, seed: int, size: int | None = None) -> list[int]:
+        """Write the first ``size`` of the rows (all where it is None) in an order that depends on ``seed`` and on how
+        many there are; returns the numbers of the rows written."""
+        order = list(range(len(self)))
+        random.Random(seed).shuffle(order)
+        self.waiting.flush()
+        with replacing(self.path) as file:
+            for number in order[:size]:
+                begin, end = self.ends[number], self.ends[number + 1]
+                file.buffer.write(os.pread(self.waiting.fileno(), end - begin, begin))  # type: ignore[attr-defined]
+        self.waiting.close()
+        return order[:size]
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.datasets import dpo, rft, sft, step_dpo
+from openrlhf_negdata.datasets.dpo import Dpo
+from openrlhf_negdata.datasets.rft import Rft
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm
+from openrlhf_negdata.datasets.sft import Sft
+from openrlhf_negdata.datasets.step_dpo import Algorithm1, SharedPrefix, Siblings
+from openrlhf_negdata.files import ShuffledRows
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
@@ -59,15 +64,16 @@ class Hand:
         made = {"task": "gsm8k", "budget": asdict(Budget()), "steps": asdict(PRESETS["task"])}
         run = Run.create(self.folder / command, command, made, PROBLEMS)
         self.tokenizer.save_pretrained(run.path / "tokenizer")
+        self.traces.sort(key=lambda trace: trace.problem)
         run.write("traces", 0, self.traces)
         if command == "value":
-            run.write("values", 0, self.values)
+            run.write("values", 0, sorted(self.values, key=lambda values: values.problem))
             run.write("rollouts", 0, self.rollouts)
         run.finish({})
         return run.path
 
     def build(self, arm: str, *flags: object, status: int = 0) -> list[dict]:
-        source = self.folder / ("value" if arm == "step-dpo" else "grade")
+        source = self.folder / ("grade" if arm in ("sft", "rft", "dpo", "dpo-edit-distance") else "value")
         if not source.exists():
             self.write(source.name)
         output = self.folder / "set.jsonl"
@@ -180,7 +186,7 @@ def test_siblings_set_the_best_next_step_against_the_worst(hand):
         hand.rolled("", "+a\n#### 2|")
     hand.rolled("", "-a\n#### 1|", "+b\n#### 2|", "-b\n#### 1|", "-b\n#### 1|", "-b\n#### 5|", "-c\n#### 1|")
     hand.rolled("a\n", "+#### 2|", "-#### 2|", "~#### 2|", "-#### 2|")
-    hand.trace("a\n#### 2|", "correct", [5, 1])
+    hand.trace("a\n#### 2|", "correct", [3, 1])
     rows = hand.build("step-dpo", "--pairing", "siblings")
     assert sides(rows) == [("", "a\n#### 2</s>", "b\n")]
     assert (rows[0]["q_chosen"], rows[0]["q_rejected"]) == (round(5 / 9, 4), 0.25)
@@ -297,7 +303,9 @@ def test_the_same_set_is_not_built_again_and_an_equal_run_gives_the_same_bytes(h
     again = Hand(tokenizer, tmp_path / "again")
     worked_example(again)
     again.build(arm)
-    assert [(tmp_path / "again" / file.name).read_bytes() for file in files] == [content for content, _ in made]
+    contents = [(tmp_path / "again" / file.name).read_text() for file in files]
+    # The card says where it was made.
+    assert [text.replace(f"{tmp_path}/again/", f"{tmp_path}/") for text in contents] == [c.decode() for c, _ in made]
     # Another seed is another set, and a set of which half is missing is made again.
     hand.build(arm, "--seed", 1)
     assert "- seed: `1`" in hand.card()
@@ -310,6 +318,20 @@ COUNTED = settings(max_examples=60, deadline=None)
 ANSWERS = st.lists(st.tuples(st.sampled_from("pq"), st.sampled_from(OUTCOMES), st.integers(0, 4)), max_size=25)
 
 
+def made_by(arm: Arm, traces: list[Trace], values=(), rollouts=()) -> tuple[list[dict], Account]:
+    """The rows of an arm and its account."""
+    source = []
+    for problem in PROBLEMS:
+        mine = [[row for row in rows if row.problem == problem.id] for rows in (traces, values, rollouts)]
+        teacher = Trace(problem.id, -1, [1], [2], problem.solution, "stop", "correct") if problem.solution else None
+        source.append(Answered(problem, "", [1], teacher, *mine))
+    arm.prepare(source)
+    account = Account(arm.unit)
+    rows = [row for known in source for row in arm.rows(known, account)]
+    assert account.total == sum(arm.units(known) for known in source)
+    return rows, account
+
+
 @COUNTED
 @given(ANSWERS, st.integers(-1, 3), st.integers(0, 3), st.booleans())
 def test_every_answer_is_kept_or_dropped_for_a_reason(rows, per_problem, seed, with_ids):
@@ -317,15 +339,15 @@ def test_every_answer_is_kept_or_dropped_for_a_reason(rows, per_problem, seed, w
         Trace(problem, i, [1] if with_ids else None, [text] if with_ids else None, str(text), "stop", outcome)
         for i, (problem, outcome, text) in enumerate(rows)
     ]
-    kept, (account,) = rft.build(PROBLEMS, traces, TASK, None, per_problem)
+    kept, account = made_by(Rft(per_problem), traces)
     assert (account.total, account.kept) == (len(traces), len(kept))
-    pairs, (account,) = dpo.build(PROBLEMS, traces, TASK, None, per_problem, seed)
+    pairs, account = made_by(Dpo(per_problem, seed), traces)
     assert account.total == len(traces)
     # Each wrong answer is in one pair; a right one may be in several.
     distinct = {(p["problem"], side, p[side]) for p in pairs for side in ("chosen", "rejected")}
     assert account.kept == len(distinct)
     assert len({(p["problem"], p["rejected"]) for p in pairs}) == len(pairs)
-    solutions, (account,) = sft.build(PROBLEMS, TASK, None, False)
+    solutions, account = made_by(Sft(), traces)
     assert (account.total, account.kept, len(solutions)) == (2, 1, 1)
 
 
@@ -368,31 +390,22 @@ def random_values(seed: int) -> tuple[list[Trace], list[StepValues], list[Rollou
 @given(st.integers(0, 2**32), st.sampled_from([-1.0, 0.0, 0.3]), st.integers(1, 4))
 def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(seed, least, min_rollouts):
     traces, values, rollouts = random_values(seed)
-    for pairing in ("algorithm1", "shared_prefix"):
+    for pairing in (Algorithm1, SharedPrefix):
         for pit in ("lowest_q", "lowest_advantage"):
             estimator = Estimator(pit, min_drop=least)
-            made = [step_dpo.build_at_pits(pairing, traces, values, rollouts, Fives(), estimator, 0) for _ in range(2)]
-            rows, (account,) = made[0]
+            made = [made_by(pairing(estimator), traces, values, rollouts) for _ in range(2)]
+            rows, account = made[0]
             assert made[0] == made[1]
             assert (account.total, account.kept) == (len(values), len(rows))
             assert account.dropped["correct"] == sum(trace.outcome == "correct" for trace in traces)
             assert all(row["q_before"] - row["q_rejected"] >= max(least, 0.01) for row in rows)
-            if pairing == "shared_prefix":
+            if pairing is SharedPrefix:
                 assert all(row["chosen_ids"][: len(row["rejected_ids"])] != row["rejected_ids"] for row in rows)
-    made = [
-        step_dpo.build_siblings(
-            traces,
-            rollouts,
-            Fives(),
-            lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1],
-            Estimator(),
-            least,
-            min_rollouts,
-            0,
-        )
-        for _ in range(2)
-    ]
-    rows, (account,) = made[0]
+    siblings = Siblings(
+        Estimator(), lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1], least, min_rollouts
+    )
+    made = [made_by(siblings, traces, values, rollouts) for _ in range(2)]
+    rows, account = made[0]
     assert made[0] == made[1]
     assert (account.total, account.kept) == (len({(r.problem, tuple(r.prefix_ids)) for r in rollouts}), len(rows))
     for row in rows:
@@ -400,7 +413,23 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
         assert row["chosen_ids"][: len(row["rejected_ids"])] != row["rejected_ids"]
 
 
-def test_rows_are_shuffled_by_the_seed_alone():
-    rows = [{"row": i} for i in range(50)]
-    assert step_dpo.shuffled(rows, 0) == step_dpo.shuffled(rows, 0) != step_dpo.shuffled(rows, 1)
-    assert sorted(row["row"] for row in step_dpo.shuffled(rows, 0)) == list(range(50))
+def shuffled(path: Path, seed: int, size: int | None = None) -> list[int]:
+    rows = ShuffledRows(path)
+    for i in range(50):
+        rows.add({"row": i, "text": "\udc80é\n" * i})
+    assert len(rows) == 50
+    order = rows.write(seed, size)
+    made = [
+        json.loads(line)["row"] for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    ]
+    assert made == order
+    return made
+
+
+def test_rows_are_shuffled_by_the_seed_alone_and_a_larger_size_begins_with_a_smaller(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    order = shuffled(path, 0)
+    assert order == shuffled(path, 0) != shuffled(path, 1)
+    assert sorted(order) == list(range(50))
+    assert [shuffled(path, 0, size) for size in (0, 7, 50)] == [order[:0], order[:7], order]
+    assert list(tmp_path.iterdir()) == [path]

@@ -24,7 +24,7 @@ def accounted(path: Path) -> dict[str, int]:
     card = path.with_name(f"{path.name}.card.md").read_text(encoding="utf-8")
     table = {what: int(n) for what, n in re.findall(r"^\| (in|kept|dropped: \w+) \| (\d+) \|$", card, re.M)}
     assert table["in"] == sum(table.values()) - table["in"], "in = kept + dropped by reason"
-    assert card.startswith(f"# {path.name}\n\n{len(read(path))} rows")
+    assert f"\n# {path.name}\n\n{len(read(path))} rows" in card
     return table
 
 

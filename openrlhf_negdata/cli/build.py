@@ -7,37 +7,64 @@ every one.
     negdata build step-dpo --input values --pairing siblings --output step_dpo.jsonl
 
 --input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for
-rft and dpo, traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. Rows of the set hold text
-and token ids: those that were sampled, or, of a folder of your own, those that --tokenizer makes of its text. Without
---tokenizer such a set is text alone, for OpenRLHF's own trainers. The card is OUTPUT.card.md.
+rft and dpo, traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. The other arms are made of
+step values. Rows of the set hold text and token ids: those that were sampled, or, of a folder of your own, those that
+--tokenizer makes of its text. Without --tokenizer such a set is text alone, for OpenRLHF's own trainers. The card is
+OUTPUT.card.md. docs/sets.md says what each arm is.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
-from dataclasses import replace
+import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
-from openrlhf_negdata.datasets import dpo, rft, sft, step_dpo
-from openrlhf_negdata.datasets.rows import write_card
+from tqdm import tqdm
+
+from openrlhf_negdata.datasets import advantage_weighted, prm, rft, spurious
+from openrlhf_negdata.datasets.advantage_weighted import AdvantageWeighted
+from openrlhf_negdata.datasets.card import Figures, write_card
+from openrlhf_negdata.datasets.dpo import Dpo
+from openrlhf_negdata.datasets.dpo_edit_distance import DpoEditDistance
+from openrlhf_negdata.datasets.prm import Prm
+from openrlhf_negdata.datasets.rft import Rft
+from openrlhf_negdata.datasets.rows import Account, Arm, readable
+from openrlhf_negdata.datasets.sft import Sft
+from openrlhf_negdata.datasets.source import Source, first_problems, held_out
+from openrlhf_negdata.datasets.spurious import Spurious
+from openrlhf_negdata.datasets.step_dpo import Algorithm1, SharedPrefix, Siblings
+from openrlhf_negdata.datasets.step_rft import StepRft
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import write_jsonl
+from openrlhf_negdata.files import ShuffledRows, write_jsonl
 from openrlhf_negdata.models import load_tokenizer
-from openrlhf_negdata.rollouts.sampling import encode_prompt, encode_response
-from openrlhf_negdata.rollouts.store import Run, Trace, read_solutions
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import Segmentation, first_step
 from openrlhf_negdata.steps.values import PITS, Estimator
-from openrlhf_negdata.tasks import Problem, Task, load
+from openrlhf_negdata.tasks import Task, load
 
-ARMS = ("sft", "rft", "dpo", "step-dpo")
+#: Each arm, and how many tables it is made of: traces, values, rollouts.
+ARMS = {
+    "sft": 0,
+    "rft": 1,
+    "dpo": 1,
+    "dpo-edit-distance": 1,
+    "step-dpo": 3,
+    "step-rft": 2,
+    "advantage-weighted": 2,
+    "spurious": 3,
+    "prm": 2,
+}
 PAIRINGS = ("algorithm1", "shared_prefix", "siblings")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arm", choices=ARMS, help="which training set")
+    parser.add_argument("arm", choices=tuple(ARMS), help="which training set")
     parser.add_argument("--input", required=True, help="run folder, or a folder with problems.jsonl")
     parser.add_argument("--output", required=True, help="the .jsonl file to write")
     parser.add_argument("--task", default=None, help="what the problems are; a run folder says so itself")
@@ -47,102 +74,188 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --tokenizer: write prompts with its chat template",
     )
-    parser.add_argument("--with_solutions", action="store_true", help="rft: the teacher's solutions too")
-    parser.add_argument(
-        "--per_problem",
-        type=int,
-        default=-1,
-        help="rft: correct answers a problem; dpo: wrong answers a problem; -1: all",
-    )
-    parser.add_argument("--pairing", choices=PAIRINGS, default="algorithm1", help="step-dpo: how pairs are made")
-    parser.add_argument(
-        "--pit",
-        choices=PITS,
-        default=None,
-        help="step-dpo, algorithm1 and shared_prefix: which step of a wrong answer lost it (default: lowest_q; where "
-        "rollouts were spent on finding one alone, that one)",
-    )
-    parser.add_argument(
-        "--best_of",
-        type=int,
-        default=1,
-        help="step-dpo: Q is that of the best of this many rollouts; the paper's is 5",
-    )
-    parser.add_argument(
-        "--best_of_biased", action="store_true", help="step-dpo: by the form for fewer rollouts, 1 - (1 - c/n)^K"
-    )
-    parser.add_argument(
-        "--confidence", type=float, default=0.9, help="step-dpo, --pit posterior: least chance that the step lost it"
-    )
-    parser.add_argument(
-        "--min_drop",
-        type=float,
-        default=0.0,
-        help="step-dpo, algorithm1 and shared_prefix: least loss of value a pit is blamed for",
-    )
-    parser.add_argument("--min_gap", type=float, default=0.3, help="step-dpo, siblings: least difference in value")
-    parser.add_argument("--min_rollouts", type=int, default=4, help="step-dpo, siblings: rollouts a step is valued by")
     parser.add_argument(
         "--seed", type=int, default=0, help="decides what is drawn at random, and the order of the rows"
     )
+    parser.add_argument("--local_dir", default=None, help="write a folder for the Hugging Face hub too: set and card")
+
+    sizes = parser.add_argument_group("how much")
+    sizes.add_argument(
+        "--problems", type=int, default=-1, help="so many of the problems, by --seed; a larger number adds to them"
+    )
+    sizes.add_argument("--size", type=int, default=-1, help="so many rows; a larger number adds to them. -1: all")
+    sizes.add_argument(
+        "--per_problem",
+        type=int,
+        default=-1,
+        help="rows a problem at most: right answers of rft, wrong ones of dpo, pairs, answers; -1: all",
+    )
+    sizes.add_argument(
+        "--balanced", action="store_true", help="leave out problems that give fewer than --per_problem rows"
+    )
+    sizes.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        help="share of the problems whose rows go to OUTPUT's name with .validation before its suffix",
+    )
+
+    answers = parser.add_argument_group("rft")
+    answers.add_argument("--with_solutions", action="store_true", help="the teacher's solutions too")
+    answers.add_argument(
+        "--distinct",
+        choices=rft.DISTINCT,
+        default="answers",
+        help="two answers are one where they are equal; hold the same equations; are as near as --min_distance; or "
+        "never (all)",
+    )
+    answers.add_argument(
+        "--min_distance", type=float, default=0.2, help="edits of characters, as a share of the mean length"
+    )
+    answers.add_argument(
+        "--most_different", action="store_true", help="of twice --per_problem answers, keep those that differ most"
+    )
+
+    pairs = parser.add_argument_group("step-dpo")
+    pairs.add_argument("--pairing", choices=PAIRINGS, default="algorithm1", help="how pairs are made")
+    pairs.add_argument(
+        "--pit",
+        choices=PITS,
+        default=None,
+        help="algorithm1 and shared_prefix: which step of a wrong answer lost it (default: lowest_q; where rollouts "
+        "were spent on finding one alone, that one)",
+    )
+    pairs.add_argument(
+        "--confidence", type=float, default=0.9, help="--pit posterior: least chance that the step lost it"
+    )
+    pairs.add_argument(
+        "--min_drop",
+        type=float,
+        default=0.0,
+        help="algorithm1 and shared_prefix: least loss of value a pit is blamed for",
+    )
+    pairs.add_argument(
+        "--positives", action="store_true", help="algorithm1 and shared_prefix: pits of right answers too"
+    )
+    pairs.add_argument("--chosen_teacher", action="store_true", help="algorithm1: chosen is the teacher's solution")
+    pairs.add_argument(
+        "--rejected_rest", action="store_true", help="shared_prefix: rejected is the pit and all after it"
+    )
+    pairs.add_argument(
+        "--same_step", action="store_true", help="shared_prefix: chosen may take the very step that is rejected"
+    )
+    pairs.add_argument("--min_gap", type=float, default=0.3, help="siblings: least difference in value")
+    pairs.add_argument("--min_rollouts", type=int, default=4, help="siblings: rollouts a step is valued by")
+
+    values = parser.add_argument_group("all arms made of step values")
+    values.add_argument(
+        "--best_of", type=int, default=1, help="Q is that of the best of this many rollouts; the paper's is 5"
+    )
+    values.add_argument(
+        "--best_of_biased", action="store_true", help="by the form for fewer rollouts, 1 - (1 - c/n)^K"
+    )
+
+    others = parser.add_argument_group("step-rft, advantage-weighted, spurious, prm")
+    others.add_argument("--drop_share", type=float, default=0.5, help="step-rft: share of the answers that is dropped")
+    others.add_argument("--correct_only", action="store_true", help="step-rft: right answers alone")
+    others.add_argument("--beta", type=float, default=1.0, help="advantage-weighted: a step weighs exp(A / beta)")
+    others.add_argument("--max_weight", type=float, default=20.0, help="advantage-weighted: a step weighs no more")
+    others.add_argument(
+        "--normalise",
+        choices=advantage_weighted.NORMALISE,
+        default="none",
+        help="advantage-weighted: what the weights have a mean of 1 over, by tokens",
+    )
+    others.add_argument(
+        "--seeding",
+        choices=spurious.SEEDINGS,
+        default="low_advantage",
+        help="spurious: right answers with the lowest advantage, or wrong ones that a rollout recovered",
+    )
+    others.add_argument("--share", type=float, default=1.0, help="spurious: chance that an answer is replaced")
+    others.add_argument("--form", choices=prm.FORMS, default="trl", help="prm: whose format")
+    others.add_argument("--labels", choices=prm.LABELS, default="hard", help="prm: whether Q is above 0, or Q itself")
+
+
+DEFAULTS = argparse.ArgumentParser()
+add_arguments(DEFAULTS)
 
 
 def run(args: argparse.Namespace) -> None:
     folder, output = Path(args.input), Path(args.output)
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
-    is_run = (folder / "manifest.json").is_file()
-    made = Run.open(folder) if is_run else None
+    made = Run.open(folder) if (folder / "manifest.json").is_file() else None
     identity = {"arm": args.arm, "input": made.manifest["settings"] if made else _digests(folder), **_flags(args)}
-    stamp = output.with_name(f".{output.name}.settings.json")
     identity = json.loads(json.dumps(identity))
+    stamp = output.with_name(f".{output.name}.settings.json")
     if output.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == identity:
         print(f"{output} is complete")
         return
+    _check(args)
     task = _task(args.task, made)
-    if args.arm == "step-dpo":
-        if made is None or made.manifest["command"] != "value":
-            raise UserError(f"{folder} has no step values: run `negdata value` first and give its output")
-        rows, accounts = _step_dpo(args, made, task)
-    else:
-        problems, traces = _problems_and_traces(args, folder, made, task)
-        tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made else None
-        chat_template = vars(args)["data.apply_chat_template"]
-        if made is None and tokenizer is not None:
-            asked = {
-                problem.id: encode_prompt(tokenizer, task, problem.question, chat_template) for problem in problems
-            }
-            traces = [
-                replace(trace, prompt_ids=asked[trace.problem], token_ids=encode_response(tokenizer, trace.text))
-                for trace in traces
-            ]
-        if args.arm == "dpo":
-            rows, accounts = dpo.build(problems, traces, task, tokenizer, args.per_problem, args.seed)
-        else:
-            rows, accounts = [], []
-            if args.arm == "rft":
-                rows, accounts = rft.build(problems, traces, task, tokenizer, args.per_problem)
-            if args.arm == "sft" or args.with_solutions:
-                solutions, account = sft.build(problems, task, tokenizer, chat_template)
-                rows, accounts = rows + solutions, accounts + account
-    if not rows:
+    tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made else None
+    source = Source(folder, task, tokenizer, vars(args)["data.apply_chat_template"], ARMS[args.arm])
+    arms = _arms(args, made, task, tokenizer)
+    _check_input(args, folder, made, source)
+    left_out = _left_out(args, source)
+    validation = held_out(source.problems, args.validation, args.seed)
+    estimator = _estimator(args, args.pit)
+    accounts, figures, rows = [], Figures(), ShuffledRows(output)
+    apart = ShuffledRows(output.with_suffix(f".validation{output.suffix}"))
+    for arm in arms:
+        arm.prepare(known for known in source if known.problem.id not in left_out)
+        account = Account(arm.unit)
+        for known in tqdm(source, desc=f"build {args.arm}", unit="problem"):
+            mine = Account(arm.unit)
+            found = []
+            if known.problem.id in left_out:
+                mine.drop(left_out[known.problem.id], arm.units(known))
+            else:
+                found = list(arm.rows(known, mine))
+                if args.balanced and len(found) < args.per_problem:
+                    mine.drop("too_few_for_balance", mine.kept)
+                    mine.kept, found = 0, []
+            account.add(mine)
+            figures.see(known, estimator)
+            for row in found:
+                if tokenizer is not None:
+                    row = readable(row, tokenizer)
+                if known.problem.id in validation:
+                    apart.add(row)
+                else:
+                    rows.add(row)
+                    figures.add(row)
+        accounts.append(account)
+    if not len(rows):
         dropped = {reason: count for account in accounts for reason, count in account.dropped.items()}
         raise UserError(f"{folder}: no row is left for {args.arm} (dropped: {dropped or 'nothing came in'})")
-    rows = step_dpo.shuffled(rows, args.seed)
+    if len(rows) < args.size:
+        raise UserError(f"--size {args.size}: {folder} gives {len(rows)} rows of {args.arm}")
     stamp.unlink(missing_ok=True)
-    write_card(output, args.arm, rows, accounts, _flags(args))
-    write_jsonl(output, rows)
+    written = rows.write(args.seed, args.size if args.size >= 0 else None)
+    if args.validation:
+        apart.write(args.seed)
+    command = f"negdata build {shlex.join(args.words)}"
+    notes = [note for arm in arms for note in arm.notes()]
+    extra = len(apart) if args.validation else None
+    set_by_hand = {key: value for key, value in _flags(args).items() if value != DEFAULTS.get_default(key)}
+    told = {"seed": args.seed} | set_by_hand
+    write_card(output, args.arm, command, told, identity["input"], accounts, notes, figures, written, len(rows), extra)
     write_jsonl(stamp, [identity])
+    if args.local_dir:
+        _for_the_hub(Path(args.local_dir), output, apart.path if args.validation else None)
     for account in accounts:
         print(
-            f"{output}: {len(rows)} rows; {account.total} {account.unit} in, {account.kept} kept, "
+            f"{output}: {len(written)} rows; {account.total} {account.unit} in, {account.kept} kept, "
             f"dropped {dict(sorted(account.dropped.items())) or 'none'}"
         )
 
 
 def _flags(args: argparse.Namespace) -> dict:
     """The flags that decide the content of a set."""
-    return {key: value for key, value in vars(args).items() if key not in ("command", "arm", "input", "output")}
+    apart = ("command", "arm", "input", "output", "local_dir", "words")
+    return {key: value for key, value in vars(args).items() if key not in apart}
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -161,60 +274,117 @@ def _task(name: str | None, made: Run | None) -> Task:
     return made.task
 
 
-def _problems_and_traces(
-    args: argparse.Namespace, folder: Path, made: Run | None, task: Task
-) -> tuple[list[Problem], list[Trace]]:
-    if made is None:
-        problems, traces = read_solutions(folder, task)
-        missing = "traces.jsonl with graded answers"
-    else:
-        problems = made.problems()
-        traces = list(made.read("traces")) if args.arm != "sft" else []
-        missing = "graded answers: run `negdata grade` first and give its output"
-    if args.arm != "sft" and (not traces or traces[0].outcome is None):
-        raise UserError(f"{folder} has no {missing}")
-    return problems, traces
-
-
-def _step_dpo(args: argparse.Namespace, made: Run, task: Task) -> tuple[list, list]:
-    tokenizer = made.tokenizer()
-    settings = made.manifest["settings"]
-    budget = Budget(**settings["budget"])
-    if budget.kind != "exhaustive" and (args.pit or args.pairing == "siblings" or args.best_of > 1):
-        raise UserError(
-            f"{made.path} was valued with --value.budget {budget.kind}, which finds one pit an answer and nothing "
-            "else: no --pit, no --best_of, no --pairing siblings"
-        )
+def _check(args: argparse.Namespace) -> None:
     if args.best_of < 1 or not 0.5 < args.confidence < 1:
         raise UserError("--best_of must be at least 1, --confidence between 0.5 and 1")
+    for name in ("validation", "drop_share", "share"):
+        if not 0 <= (value := vars(args)[name]) <= 1:
+            raise UserError(f"--{name} must lie between 0 and 1, not {value}")
+    if args.beta <= 0 or args.max_weight <= 0:
+        raise UserError("--beta and --max_weight must be above 0")
+    if args.per_problem < 1 and (args.balanced or args.most_different or args.arm == "spurious"):
+        raise UserError("--per_problem N is needed: by --balanced, by --most_different and by the arm spurious")
+
+
+def _check_input(args: argparse.Namespace, folder: Path, made: Run | None, source: Source) -> None:
+    """Raise unless the input has what the arm is made of."""
+    if ARMS[args.arm] > 1:
+        if made is None or made.manifest["command"] != "value":
+            raise UserError(f"{folder} has no step values: run `negdata value` first and give its output")
+    elif ARMS[args.arm]:
+        answers = made.read("traces") if made else itertools.chain.from_iterable(source.own.values())
+        trace = next(iter(answers), None)
+        if trace is None or trace.outcome is None:
+            how = (
+                "graded answers: run `negdata grade` first and give its output"
+                if made
+                else "traces.jsonl with graded answers"
+            )
+            raise UserError(f"{folder} has no {how}")
+    if args.problems > len(source):
+        raise UserError(f"--problems {args.problems}: {folder} has {len(source)}")
+
+
+def _left_out(args: argparse.Namespace, source: Source) -> dict[str, str]:
+    """The problems that give no rows, and why."""
+    if args.problems < 0:
+        return {}
+    taken = first_problems(source.problems, args.problems, args.seed)
+    return {problem.id: "not_in_subset" for problem in source.problems if problem.id not in taken}
+
+
+def _estimator(args: argparse.Namespace, pit: str | None) -> Estimator:
+    return Estimator(pit or "lowest_q", args.best_of, args.best_of_biased, args.min_drop, args.confidence)
+
+
+def _arms(args: argparse.Namespace, made: Run | None, task: Task, tokenizer: Any) -> list[Arm]:
+    per_problem, seed = args.per_problem, args.seed
+    if args.arm == "sft":
+        return [Sft()]
+    if args.arm == "rft":
+        answers = Rft(per_problem, args.distinct, args.min_distance, args.most_different)
+        return [answers, Sft()] if args.with_solutions else [answers]
+    if args.arm == "dpo":
+        return [Dpo(per_problem, seed)]
+    if args.arm == "dpo-edit-distance":
+        return [DpoEditDistance(per_problem, seed)]
+    if made is None or made.manifest["command"] != "value":
+        return []  # and _check_input says so
+    _check_rollouts(args, made)
+    estimator = _estimator(args, args.pit)
+    if args.arm == "step-dpo":
+        return [_step_dpo(args, estimator, made, task, tokenizer)]
+    if args.arm == "step-rft":
+        return [StepRft(estimator, args.drop_share, args.correct_only, seed)]
+    if args.arm == "advantage-weighted":
+        return [AdvantageWeighted(estimator, args.beta, args.max_weight, args.normalise, per_problem, seed)]
+    if args.arm == "spurious":
+        return [Spurious(estimator, args.seeding, per_problem, args.share, seed)]
+    return [Prm(estimator, tokenizer, args.form, args.labels, per_problem, seed)]
+
+
+def _step_dpo(args: argparse.Namespace, estimator: Estimator, made: Run, task: Task, tokenizer: Any) -> Arm:
+    if args.pairing == "algorithm1":
+        return Algorithm1(estimator, args.seed, args.per_problem, args.positives, teacher=args.chosen_teacher)
+    if args.pairing == "shared_prefix":
+        options = {"rest": args.rejected_rest, "same_step": args.same_step}
+        return SharedPrefix(estimator, args.seed, args.per_problem, args.positives, **options)
+    segmentation = Segmentation(**made.manifest["settings"]["steps"])
+    return Siblings(
+        estimator,
+        lambda ids: first_step(ids, tokenizer, task, segmentation),
+        args.min_gap,
+        args.min_rollouts,
+        args.seed,
+        args.per_problem,
+    )
+
+
+def _check_rollouts(args: argparse.Namespace, made: Run) -> None:
+    """Raise unless there are rollouts enough for the Q that is asked for."""
+    budget = Budget(**made.manifest["settings"]["budget"])
+    siblings = args.arm == "step-dpo" and args.pairing == "siblings"
+    of_pits = args.arm == "step-dpo" and not (siblings or args.pit or args.positives or args.best_of > 1)
+    if budget.kind != "exhaustive" and not of_pits:
+        raise UserError(
+            f"{made.path} was valued with --value.budget {budget.kind}, which finds one pit an answer and nothing "
+            "else: step-dpo alone, and no --pit, no --best_of, no --positives, no --pairing siblings"
+        )
     needed, there = (
         (args.min_rollouts, "--min_rollouts")
-        if args.pairing == "siblings"
+        if siblings
         else (budget.n_rollouts, "the rollouts a prefix, --value.n_rollouts")
     )
     if needed < args.best_of and not args.best_of_biased:
         raise UserError(
             f"--best_of {args.best_of} needs as many as {there}, and that is {needed} (or --best_of_biased)"
         )
-    estimator = Estimator(args.pit or "lowest_q", args.best_of, args.best_of_biased, args.min_drop, args.confidence)
-    if args.pairing == "siblings":
-        segmentation = Segmentation(**settings["steps"])
-        return step_dpo.build_siblings(
-            made.read("traces"),
-            made.read("rollouts"),
-            tokenizer,
-            lambda ids: first_step(ids, tokenizer, task, segmentation),
-            estimator,
-            args.min_gap,
-            args.min_rollouts,
-            args.seed,
-        )
-    return step_dpo.build_at_pits(
-        args.pairing,
-        made.read("traces"),
-        made.read("values"),
-        made.read("rollouts"),
-        tokenizer,
-        estimator,
-        args.seed,
-    )
+
+
+def _for_the_hub(folder: Path, output: Path, validation: Path | None) -> None:
+    """A folder that the Hugging Face hub shows, and `datasets.load_dataset` reads, as a data set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(output, folder / "train.jsonl")
+    shutil.copyfile(output.with_name(f"{output.name}.card.md"), folder / "README.md")
+    if validation is not None:
+        shutil.copyfile(validation, folder / "validation.jsonl")

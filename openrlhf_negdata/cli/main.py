@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             name, help=summary, description=modules[name].__doc__, formatter_class=_Formatter, allow_abbrev=False
         )
         modules[name].add_arguments(command)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, argparse.Namespace(words=argv[1:]))
     try:
         modules[args.command].run(args)
     except (UserError, OSError) as error:  # an OSError says which file: no room, no permission

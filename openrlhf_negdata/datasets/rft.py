@@ -2,37 +2,91 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from openrlhf_negdata.datasets.rows import Account, Row, sft_row
+from rapidfuzz.distance import Levenshtein
+
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, content, sft_row
 from openrlhf_negdata.rollouts.store import Trace
-from openrlhf_negdata.tasks import CORRECT, Problem, Task
+from openrlhf_negdata.tasks import CORRECT
+
+DISTINCT = ("answers", "equations", "edit_distance", "all")
+_EQUATION = re.compile(r"[-+*/×÷().,\d\s$%]*\d[-+*/×÷().,\d\s$%]*=\s*[-$]?\s*[\d.,]*\d")
 
 
-def build(
-    problems: list[Problem], traces: list[Trace], task: Task, tokenizer: Any | None, per_problem: int
-) -> tuple[list[Row], list[Account]]:
-    """Up to ``per_problem`` distinct correct answers a problem (-1: all), the ids as they were sampled."""
-    prompts = {problem.id: task.prompt(problem.question) for problem in problems}
-    account, rows = Account("answers"), []
-    seen: set[tuple[str, object]] = set()
-    taken: Counter[str] = Counter()
-    for trace in traces:
-        content = trace.text if trace.token_ids is None else tuple(trace.token_ids)
-        if trace.outcome != CORRECT:
-            account.drop(str(trace.outcome))
-        elif (trace.problem, content) in seen:
-            account.drop("duplicate")
-        elif 0 <= per_problem <= taken[trace.problem]:
-            account.drop("over_per_problem")
-        else:
+@dataclass
+class Rft(Arm):
+    """Up to ``per_problem`` correct answers a problem (-1: all), in the order they were sampled, the ids as they were
+    sampled.
+
+    Two answers count as one by ``distinct``:
+
+    - ``answers``: where they are equal;
+    - ``equations``: where they hold the same set of equations (Self-Explore on GSM8K);
+    - ``edit_distance``: where the characters to edit are at most ``min_distance`` of their mean length (Self-Explore
+      on MATH, 0.2);
+    - ``all``: never, so that duplicates are kept.
+
+    ``most_different``: of the first 2 x ``per_problem`` of them, keep the ``per_problem`` that differ most.
+    """
+
+    per_problem: int = -1
+    distinct: str = "answers"
+    min_distance: float = 0.2
+    most_different: bool = False
+
+    def rows(self, known: Answered, account: Account) -> Iterator[Row]:
+        candidates: list[Trace] = []
+        enough = 2 * self.per_problem if self.most_different else self.per_problem
+        seen: set[object] = set()
+        for trace in known.traces:
+            if trace.outcome != CORRECT:
+                account.drop(str(trace.outcome))
+            elif self._is_known(trace, seen, candidates):
+                account.drop("duplicate")
+            elif 0 <= enough <= len(candidates):
+                account.drop("over_per_problem")
+            else:
+                candidates.append(trace)
+        kept = candidates
+        if self.most_different and len(candidates) > self.per_problem:
+            kept = most_different(candidates, self.per_problem, distance)
+            account.drop("less_different", len(candidates) - len(kept))
+        for trace in kept:
             account.keep()
-            seen.add((trace.problem, content))
-            taken[trace.problem] += 1
-            rows.append(
-                sft_row(
-                    tokenizer, trace.problem, prompts[trace.problem], trace.text, trace.prompt_ids, trace.token_ids
-                )
-            )
-    return rows, [account]
+            yield sft_row(known, trace)
+
+    def _is_known(self, trace: Trace, seen: set[object], candidates: list[Trace]) -> bool:
+        """Whether an answer like ``trace`` came before it."""
+        if self.distinct == "all":
+            return False
+        if self.distinct == "edit_distance":
+            return any(distance(trace, other) <= self.min_distance for other in candidates)
+        what = equations(trace.text) if self.distinct == "equations" else content(trace)
+        known = what in seen
+        seen.add(what)
+        return known
+
+
+def equations(text: str) -> frozenset[str]:
+    """The equations of ``text``, such as ``3*4=12``, without spaces, currency signs and separators of thousands."""
+    return frozenset(re.sub(r"[\s$,%]", "", found).lstrip("+.)") for found in _EQUATION.findall(text))
+
+
+def distance(a: Trace, b: Trace) -> float:
+    """Characters to insert, delete or replace, as a share of the mean length of both."""
+    mean = (len(a.text) + len(b.text)) / 2
+    return Levenshtein.distance(a.text, b.text) / mean if mean else 0.0
+
+
+def most_different(some: Sequence[Trace], count: int, how_far: Callable[[Trace, Trace], float]) -> list[Trace]:
+    """``count`` of them, in their order: the first, then always the one farthest from the nearest of those taken."""
+    nearest = [float("inf")] * len(some)
+    taken: list[int] = []
+    while len(taken) < count:
+        best = max((i for i in range(len(some)) if i not in taken), key=lambda i: nearest[i])
+        taken.append(best)
+        nearest = [min(near, how_far(some[best], other)) for near, other in zip(nearest, some, strict=True)]
+    return [some[i] for i in sorted(taken)]

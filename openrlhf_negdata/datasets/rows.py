@@ -1,99 +1,170 @@
-"""What every builder shares: rows with token ids and text, and a card that accounts for all that went in."""
+"""What every builder shares: what is known of a problem, rows of a training set, an account of all that went in."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from openrlhf_negdata.files import replacing
+from openrlhf_negdata.rollouts.engines import content_seed
+from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
+from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Problem
 
 Row = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass
+class Answered:
+    """A problem, the answers to it, and where they were valued their step values and the rollouts behind them.
+
+    ``teacher`` is the problem's solution as if it were an answer, number -1; None without one. Its ids, and
+    ``prompt_ids``, are None where there is no tokenizer.
+    """
+
+    problem: Problem
+    prompt: str
+    prompt_ids: list[int] | None
+    teacher: Trace | None
+    traces: list[Trace]
+    values: list[StepValues] = field(default_factory=list)
+    rollouts: list[Rollout] = field(default_factory=list)
+
+    def valued(self) -> Iterator[tuple[Trace, StepValues]]:
+        traces = {trace.sample: trace for trace in self.traces}
+        for values in self.values:
+            yield traces[values.sample], values
+
+    def right(self) -> list[Trace]:
+        return [trace for trace in self.traces if trace.outcome == CORRECT]
+
+    def rng(self, seed: int, *purpose: object) -> random.Random:
+        return random.Random(content_seed(seed, *purpose, self.problem.id))
 
 
 @dataclass
 class Account:
-    """What went in, counted once each under ``kept`` or under the reason it was dropped for; ``notes`` are sentences
-    for the card."""
+    """What went in, counted once each under ``kept`` or under the reason it was dropped for."""
 
     unit: str
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
 
-    def keep(self) -> None:
-        self.kept += 1
+    def keep(self, count: int = 1) -> None:
+        self.kept += count
 
-    def drop(self, reason: str) -> None:
-        self.dropped[reason] += 1
+    def drop(self, reason: str, count: int = 1) -> None:
+        if count:
+            self.dropped[reason] += count
+
+    def add(self, other: Account) -> None:
+        self.kept += other.kept
+        self.dropped.update(other.dropped)
 
     @property
     def total(self) -> int:
         return self.kept + self.dropped.total()
 
 
-def sft_row(
-    tokenizer: Any | None,
-    problem: str,
-    prompt: str,
-    response: str,
-    prompt_ids: list[int] | None,
-    response_ids: list[int] | None,
-) -> Row:
+class Arm:
+    """A training set of the paper. Subclasses say how the rows of one problem are made."""
+
+    #: What the account counts.
+    unit = "answers"
+    #: Whether it is made of step values.
+    needs_values = False
+
+    def units(self, known: Answered) -> int:
+        """How many ``unit`` a problem brings."""
+        return len(known.traces)
+
+    def prepare(self, source: Iterable[Answered]) -> None:
+        """Look at all problems before the first row, where one depends on them all."""
+
+    def rows(self, known: Answered, account: Account) -> Iterable[Row]:
+        """The rows of one problem; every unit of it is counted in ``account``."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """Sentences for the card, once all rows are made."""
+        return []
+
+
+def content(trace: Trace) -> object:
+    """What two answers to a problem share if they are the same."""
+    return trace.text if trace.token_ids is None else tuple(trace.token_ids)
+
+
+def distinct(known: Answered, account: Account) -> tuple[list[Trace], list[Trace]]:
+    """The distinct right and wrong answers to a problem, in the order they were sampled."""
+    seen: dict[object, Trace] = {}
+    for trace in known.traces:
+        if trace.outcome not in (CORRECT, WRONG, NO_ANSWER):
+            account.drop(str(trace.outcome))
+        elif content(trace) in seen:
+            account.drop("duplicate")
+        else:
+            seen[content(trace)] = trace
+    right = [trace for trace in seen.values() if trace.outcome == CORRECT]
+    return right, [trace for trace in seen.values() if trace.outcome != CORRECT]
+
+
+def drawn(some: Sequence[T], limit: int, rng: random.Random) -> list[T]:
+    """``limit`` of them at random, all where it is negative or there are no more."""
+    return list(some) if limit < 0 else rng.sample(some, min(limit, len(some)))
+
+
+def source(trace: Trace) -> str:
+    """Where a side comes from, as rows say it."""
+    return "teacher" if trace.sample < 0 else f"answer {trace.sample}"
+
+
+def sft_row(known: Answered, trace: Trace, **figures: Any) -> Row:
     """A prompt and a whole response, as text and, where they are known, as ids (the end-of-sequence token among
     them)."""
-    row: Row = {"problem": problem, "prompt": prompt, "response": response}
-    if prompt_ids is not None and response_ids is not None:
-        row |= {"prompt_ids": prompt_ids, "response_ids": response_ids}
-        if tokenizer is not None:
-            row["prompt"] = decode(tokenizer, prompt_ids)
-    return row
-
-
-def pair_row(
-    tokenizer: Any | None,
-    problem: str,
-    prompt: str,
-    chosen: str,
-    rejected: str,
-    ids: tuple[list[int], ...] | None,
-    **figures: Any,
-) -> Row:
-    """A prompt (with the shared prefix, if any), a chosen and a rejected continuation; ``ids`` in that order."""
-    row: Row = {"problem": problem, "prompt": prompt, "chosen": chosen, "rejected": rejected}
-    if ids is not None:
-        row |= dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), map(list, ids), strict=True))
-        if tokenizer is not None:
-            row |= {name: decode(tokenizer, row[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")}
+    row: Row = {"problem": known.problem.id, "prompt": known.prompt, "response": trace.text, "from": source(trace)}
+    if known.prompt_ids is not None and trace.token_ids is not None:
+        row |= {"prompt_ids": known.prompt_ids, "response_ids": trace.token_ids}
     return row | figures
 
 
-def decode(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+def pair_row(known: Answered, chosen: Trace, rejected: Trace, **figures: Any) -> Row:
+    """A prompt and two whole responses."""
+    row: Row = {
+        "problem": known.problem.id,
+        "prompt": known.prompt,
+        "chosen": chosen.text,
+        "rejected": rejected.text,
+        "chosen_from": source(chosen),
+        "rejected_from": source(rejected),
+    }
+    if known.prompt_ids is not None and chosen.token_ids is not None and rejected.token_ids is not None:
+        row |= {"prompt_ids": known.prompt_ids, "chosen_ids": chosen.token_ids, "rejected_ids": rejected.token_ids}
+    return row | figures
 
 
-def write_card(path: Path, arm: str, rows: list[Row], accounts: list[Account], settings: dict[str, Any]) -> None:
-    """Write ``FILE.card.md`` beside a training set: how it was made, and what became of every row that went in."""
-    lines = [f"# {path.name}", "", f"{len(rows)} rows, arm `{arm}`, made by `negdata build` with:", ""]
-    lines += [f"- {key}: `{value}`" for key, value in settings.items()]
-    for account in accounts:
-        lines += [
-            "",
-            f"| {account.unit} | count |",
-            "|---|---|",
-            f"| in | {account.total} |",
-            f"| kept | {account.kept} |",
-        ]
-        lines += [f"| dropped: {reason} | {count} |" for reason, count in sorted(account.dropped.items())]
-        lines += [line for note in account.notes for line in ("", note)]
-    if rows and "chosen_ids" in rows[0]:
-        lines += ["", "| tokens a row (mean) | |", "|---|---|"]
-        for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
-            lines.append(f"| {name} | {sum(len(row[name]) for row in rows) / len(rows):.1f} |")
-    if rows:
-        lines += ["", "The first row:", "", "```"]
-        lines += [f"{key}: {value}" for key, value in rows[0].items() if not key.endswith("_ids")]
-        lines += ["```"]
-    with replacing(path.with_name(f"{path.name}.card.md")) as card:
-        card.write("\n".join(lines) + "\n")
+def ids_pair_row(
+    known: Answered, shared: Sequence[int], chosen: Sequence[int], rejected: Sequence[int], **figures: Any
+) -> Row:
+    """A prompt with the shared beginning of a response, and a chosen and a rejected continuation of it; their text is
+    decoded when they are written."""
+    row: Row = {"problem": known.problem.id, "prompt": "", "chosen": "", "rejected": ""}
+    ids = ([*(known.prompt_ids or ()), *shared], list(chosen), list(rejected))
+    return row | dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), ids, strict=True)) | figures
+
+
+def readable(row: Row, tokenizer: Any) -> Row:
+    """The row with the text that its ids decode to: of a prompt, the sides of a pair, and a response that has none.
+    Any other response keeps the text it was graded by."""
+    for name in ("prompt", "chosen", "rejected"):
+        if f"{name}_ids" in row:
+            row[name] = tokenizer.decode(
+                row[f"{name}_ids"], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+    if not row.get("response", True) and "response_ids" in row:
+        row["response"] = tokenizer.decode(
+            row["response_ids"], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+    return row

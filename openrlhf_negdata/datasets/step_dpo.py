@@ -5,7 +5,7 @@ Three pairings:
 
 - ``algorithm1``: a correct answer against the wrong one cut right after its first pit, from the bare prompt.
 - ``shared_prefix``: from the prefix before the pit, a correct rollout against the pit alone (Self-Explore; the
-  theory's shared prefix).
+  theory's shared prefix), or against all that follows.
 - ``siblings``: from any prefix, the next steps that rollouts took are valued by their rollouts, and the best is
   paired with the worst (Theorem 6.1: continuations of one prefix, compared by advantage). Needs no rollouts beyond
   those values cost anyway.
@@ -16,11 +16,10 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from openrlhf_negdata.datasets.rows import Account, Row, pair_row
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, drawn, ids_pair_row, source
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
 from openrlhf_negdata.steps.estimates import best_of
@@ -30,99 +29,145 @@ from openrlhf_negdata.tasks import CORRECT, TRUNCATED
 Ids = tuple[int, ...]
 
 
-def build_at_pits(
-    pairing: str,
-    traces: Iterable[Trace],
-    values: Iterable[StepValues],
-    rollouts: Iterable[Rollout],
-    tokenizer: Any,
-    estimator: Estimator,
-    seed: int,
-) -> tuple[list[Row], list[Account]]:
-    """Pairs of ``algorithm1`` or ``shared_prefix`` at the first pits that ``estimator`` finds. A pit whose advantage
-    is above ``-estimator.min_drop`` blames nobody: dropped, unless the rollouts were spent on finding it alone."""
-    account, rows = Account("valued answers"), []
-    values, rollouts = list(values), list(rollouts)
-    by_key = {(trace.problem, trace.sample): trace for trace in traces}
-    correct: dict[str, list[Trace]] = defaultdict(list)
-    for trace in by_key.values():
-        if trace.outcome == CORRECT:
-            correct[trace.problem].append(trace)
-    right_from: dict[tuple[str, Ids], list[list[int]]] = defaultdict(list)
-    for rollout in rollouts:
-        if rollout.outcome == CORRECT:
-            right_from[rollout.problem, tuple(rollout.prefix_ids)].append(rollout.token_ids)
-    for value in values:
-        trace = by_key[value.problem, value.sample]
-        if trace.outcome == CORRECT:
-            account.drop("correct")
-            continue
-        q = estimator.q(value, str(trace.outcome))
-        pit = estimator.first_pit(value, str(trace.outcome))
+@dataclass
+class AtPits(Arm):
+    """Pairs at the first pits that ``estimator`` finds. A pit whose advantage is above ``-estimator.min_drop`` blames
+    nobody: dropped, unless the rollouts were spent on finding it alone.
+
+    ``positives``: correct answers have pits too, their spurious steps (fig 10). At most ``per_problem`` pairs a
+    problem, drawn by ``seed``; -1: all.
+    """
+
+    estimator: Estimator
+    seed: int = 0
+    per_problem: int = -1
+    positives: bool = False
+    halved: list[tuple[float, float]] = field(default_factory=list)
+
+    unit = "valued answers"
+    needs_values = True
+    name = ""
+
+    def units(self, known: Answered) -> int:
+        return len(known.values)
+
+    def rows(self, known: Answered, account: Account) -> Iterator[Row]:
+        self.halved += _split_sample(known, self.estimator, self.positives)
+        found = []
+        for trace, values in known.valued():
+            row = self._at_pit(known, trace, values)
+            if isinstance(row, str):
+                account.drop(row)
+            else:
+                found.append(row)
+        taken = drawn(range(len(found)), self.per_problem, known.rng(self.seed, "per_problem"))
+        account.keep(len(taken))
+        account.drop("over_per_problem", len(found) - len(taken))
+        yield from (found[i] for i in sorted(taken))
+
+    def _at_pit(self, known: Answered, trace: Trace, values: StepValues) -> Row | str:
+        """The pair of a valued answer, or why there is none."""
+        if trace.outcome == CORRECT and not self.positives:
+            return "correct"
+        q = self.estimator.q(values, str(trace.outcome))
+        pit = self.estimator.first_pit(values, str(trace.outcome))
         if pit is None:
-            account.drop("no_pit")
-            continue
+            return "no_pit"
         drop = -advantages(q)[pit]
-        if value.pit is None and (not drop > 0 or drop < estimator.min_drop):
-            account.drop("pit_drop_too_small")
-            continue
-        assert trace.token_ids is not None
-        assert trace.prompt_ids is not None
-        start, end = ([0, *value.step_ends][pit], value.step_ends[pit])
-        rng = random.Random(content_seed(seed, pairing, trace.problem, trace.sample))
-        if pairing == "algorithm1":
-            if not correct[trace.problem]:
-                account.drop("no_correct_answer")
-                continue
-            chosen, shared, rejected = rng.choice(correct[trace.problem]).token_ids, 0, trace.token_ids[:end]
-        else:
-            shared, rejected = start, trace.token_ids[start:end]
-            # A rollout that takes the pit's step and still gets there would be chosen and rejected for the same step.
-            others = [
-                ids
-                for ids in right_from[trace.problem, tuple(trace.token_ids[:start])]
-                if ids[: len(rejected)] != rejected
-            ]
-            if not others:
-                account.drop("no_correct_rollout")
-                continue
-            chosen = rng.choice(others)
-        assert chosen is not None
+        if values.pit is None and (not drop > 0 or drop < self.estimator.min_drop):
+            return "pit_drop_too_small"
+        rng = random.Random(content_seed(self.seed, self.name, trace.problem, trace.sample))
+        edges = [0, *values.step_ends]
+        sides = self.sides(known, trace, edges[pit], edges[pit + 1], rng)
+        if isinstance(sides, str):
+            return sides
+        shared, chosen, rejected, chosen_from = sides
         if chosen == rejected:
-            account.drop("equal")
-            continue
-        account.keep()
-        ids = ([*trace.prompt_ids, *trace.token_ids[:shared]], chosen, rejected)
-        figures = {"q_before": _rounded(q[pit]), "q_rejected": _rounded(q[pit + 1])}
-        rows.append(pair_row(tokenizer, trace.problem, "", "", "", ids, **figures))
-    account.notes += _split_sample(by_key, values, rollouts, estimator)
-    return rows, [account]
+            return "equal"
+        figures = {"chosen_from": chosen_from, "rejected_from": source(trace), "pit": pit, "steps": len(edges) - 1}
+        figures |= {"q_before": _rounded(q[pit]), "q_rejected": _rounded(q[pit + 1])}
+        return ids_pair_row(known, shared, chosen, rejected, **figures)
+
+    def sides(
+        self, known: Answered, trace: Trace, start: int, end: int, rng: random.Random
+    ) -> tuple[list[int], list[int], list[int], str] | str:
+        """What both sides share, the chosen and the rejected continuation and where the chosen is from; or why there
+        is no pair. The pit is ``trace.token_ids[start:end]``."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        if not self.halved:
+            return []
+        chose, other = (sum(column) / len(self.halved) for column in zip(*self.halved, strict=True))
+        return [
+            f"Pits chosen by half of the rollouts lose {chose:.3f} of Q by that half and {other:.3f} by the other "
+            f"({len(self.halved)} answers): what chose a pit flatters it, so take the second figure."
+        ]
+
+
+@dataclass
+class Algorithm1(AtPits):
+    """``teacher``: the chosen answer is the teacher's solution, in place of one of the policy's own."""
+
+    teacher: bool = False
+    name = "algorithm1"
+
+    def sides(
+        self, known: Answered, trace: Trace, start: int, end: int, rng: random.Random
+    ) -> tuple[list[int], list[int], list[int], str] | str:
+        if self.teacher:
+            others = [known.teacher] if known.teacher else []
+        else:
+            others = [other for other, _ in known.valued() if other.outcome == CORRECT and other is not trace]
+        if not others:
+            return "no_solution" if self.teacher else "no_correct_answer"
+        chosen = rng.choice(others)
+        return [], list(chosen.token_ids or ()), list(trace.token_ids or ())[:end], source(chosen)
+
+
+@dataclass
+class SharedPrefix(AtPits):
+    """``rest``: rejected is the pit with all that follows it, in place of the pit alone. ``same_step``: the chosen
+    rollout may take the very step that is blamed, as some rollouts do and still get there."""
+
+    rest: bool = False
+    same_step: bool = False
+    name = "shared_prefix"
+
+    def sides(
+        self, known: Answered, trace: Trace, start: int, end: int, rng: random.Random
+    ) -> tuple[list[int], list[int], list[int], str] | str:
+        ids = list(trace.token_ids or ())
+        shared, pit = ids[:start], ids[start:end]
+        others = [
+            rollout
+            for rollout in known.rollouts
+            if rollout.outcome == CORRECT
+            and rollout.prefix_ids == shared
+            and (self.same_step or rollout.token_ids[: len(pit)] != pit)
+        ]
+        if not others:
+            return "no_correct_rollout"
+        chosen = rng.choice(others)
+        return shared, chosen.token_ids, ids[start:] if self.rest else pit, f"rollout {chosen.seed}"
 
 
 def _rounded(q: float) -> float | None:
     return None if math.isnan(q) else round(q, 4)
 
 
-def _split_sample(
-    traces: dict[tuple[str, int], Trace], values: list[StepValues], rollouts: list[Rollout], estimator: Estimator
-) -> list[str]:
-    """How much value the pits lose: by the rollouts that chose them, and by others."""
-    ids = {key: trace.token_ids or [] for key, trace in traces.items()}
-    drops = []
-    for even, odd in halves(ids, values, rollouts):
-        outcome = str(traces[even.problem, even.sample].outcome)
-        if outcome == CORRECT or min(*even.count, *odd.count) < estimator.best_of:
+def _split_sample(known: Answered, estimator: Estimator, positives: bool) -> Iterator[tuple[float, float]]:
+    """How much value a pit loses: by the half of the rollouts that chose it, and by the other."""
+    ids = {(trace.problem, trace.sample): trace.token_ids or [] for trace in known.traces}
+    outcomes = {trace.sample: str(trace.outcome) for trace in known.traces}
+    for even, odd in halves(ids, known.values, known.rollouts):
+        outcome = outcomes[even.sample]
+        if (outcome == CORRECT and not positives) or min(*even.count, *odd.count) < estimator.best_of:
             continue
         pit = estimator.first_pit(even, outcome)
         if pit is not None:
-            drops.append([-advantages(estimator.q(half, outcome))[pit] for half in (even, odd)])
-    if not drops:
-        return []
-    chose, other = (sum(column) / len(drops) for column in zip(*drops, strict=True))
-    return [
-        f"Pits chosen by half of the rollouts lose {chose:.3f} of Q by that half and {other:.3f} by the other "
-        f"({len(drops)} answers): what chose a pit flatters it, so take the second figure."
-    ]
+            chose, other = (-advantages(estimator.q(half, outcome))[pit] for half in (even, odd))
+            yield chose, other
 
 
 @dataclass
@@ -130,70 +175,82 @@ class _Step:
     """A next step that rollouts from one prefix took: how many went through it, and the right continuations."""
 
     count: int = 0
-    right: list[list[int]] = field(default_factory=list)
+    right: list[tuple[Sequence[int], int]] = field(default_factory=list)
 
     def q(self, estimator: Estimator) -> float:
         return best_of(len(self.right), self.count, estimator.best_of, estimator.biased).value
 
 
-def build_siblings(
-    traces: Iterable[Trace],
-    rollouts: Iterable[Rollout],
-    tokenizer: Any,
-    first_step: Callable[[list[int]], int],
-    estimator: Estimator,
-    min_gap: float,
-    min_rollouts: int,
-    seed: int,
-) -> tuple[list[Row], list[Account]]:
+@dataclass
+class Siblings(Arm):
     """From each prefix, the best and the worst next step whose values differ by ``min_gap`` or more.
 
     A step's value is the share of right ones among the rollouts that began with it and those made from the prefix
     that ends with it; it needs ``min_rollouts`` of them. Chosen: a right continuation through the best step;
-    rejected: the worst step. ``first_step`` gives the end of the first step of a continuation.
+    rejected: the worst step. ``first_step`` gives the end of the first step of a continuation. At most ``per_problem``
+    pairs a problem, drawn by ``seed``; -1: all.
     """
-    prompts = {trace.problem: trace.prompt_ids for trace in traces}
-    by_prefix: dict[tuple[str, Ids], list[Rollout]] = defaultdict(list)
-    for rollout in rollouts:
-        by_prefix[rollout.problem, tuple(rollout.prefix_ids)].append(rollout)
-    account, rows = Account("prefixes"), []
-    for (problem, prefix), here in by_prefix.items():
+
+    estimator: Estimator
+    first_step: Callable[[list[int]], int]
+    min_gap: float = 0.3
+    min_rollouts: int = 4
+    seed: int = 0
+    per_problem: int = -1
+
+    unit = "prefixes"
+    needs_values = True
+
+    def units(self, known: Answered) -> int:
+        return len({tuple(rollout.prefix_ids) for rollout in known.rollouts})
+
+    def rows(self, known: Answered, account: Account) -> Iterator[Row]:
+        by_prefix: dict[Ids, list[Rollout]] = defaultdict(list)
+        for rollout in known.rollouts:
+            by_prefix[tuple(rollout.prefix_ids)].append(rollout)
+        found = []
+        for prefix in by_prefix:
+            row = self._best_and_worst(known, prefix, by_prefix)
+            if isinstance(row, str):
+                account.drop(row)
+            else:
+                found.append(row)
+        taken = drawn(range(len(found)), self.per_problem, known.rng(self.seed, "per_problem"))
+        account.keep(len(taken))
+        account.drop("over_per_problem", len(found) - len(taken))
+        yield from (found[i] for i in sorted(taken))
+
+    def _best_and_worst(self, known: Answered, prefix: Ids, by_prefix: dict[Ids, list[Rollout]]) -> Row | str:
+        """The pair of a prefix, or why there is none."""
+        steps = self._next_steps(prefix, by_prefix)
+        valued = {taken: step for taken, step in steps.items() if step.count >= self.min_rollouts}
+        if len(valued) < 2:
+            return "one_step" if len(steps) < 2 else "too_few_rollouts"
+        q = {taken: step.q(self.estimator) for taken, step in valued.items()}
+        best, worst = max(q, key=q.__getitem__), min(q, key=q.__getitem__)
+        if q[best] - q[worst] < self.min_gap:
+            return "gap_too_small"
+        if best[: len(worst)] == worst:  # a minimal gap of 0 or less, or a delimiter that may be longer
+            return "worst_begins_best"
+        rng = random.Random(content_seed(self.seed, "siblings", known.problem.id, prefix))
+        chosen, seed = rng.choice(valued[best].right)
+        figures = {"chosen_from": f"rollout {seed}", "rejected_from": "rollouts", "shared_tokens": len(prefix)}
+        figures |= {"q_chosen": round(q[best], 4), "q_rejected": round(q[worst], 4)}
+        return ids_pair_row(known, prefix, chosen, worst, **figures)
+
+    def _next_steps(self, prefix: Ids, by_prefix: dict[Ids, list[Rollout]]) -> dict[Ids, _Step]:
         steps: dict[Ids, _Step] = defaultdict(_Step)
-        for rollout in here:
-            end = first_step(rollout.token_ids)
+        for rollout in by_prefix[prefix]:
+            end = self.first_step(rollout.token_ids)
             if end == len(rollout.token_ids) and (end == 0 or rollout.outcome == TRUNCATED):
                 continue  # it ran out of tokens within the step: that is no step
             step = steps[tuple(rollout.token_ids[:end])]
             step.count += 1
             if rollout.outcome == CORRECT:
-                step.right.append(rollout.token_ids)
+                step.right.append((rollout.token_ids, rollout.seed))
         for taken, step in steps.items():
-            for rollout in by_prefix.get((problem, prefix + taken), ()):
+            for rollout in by_prefix.get(prefix + taken, ()):
                 step.count += 1
                 if rollout.outcome == CORRECT:
-                    step.right.append([*taken, *rollout.token_ids])
-        valued = {taken: step for taken, step in steps.items() if step.count >= min_rollouts}
-        if len(valued) < 2:
-            account.drop("one_step" if len(steps) < 2 else "too_few_rollouts")
-            continue
-        q = {taken: step.q(estimator) for taken, step in valued.items()}
-        best, worst = max(q, key=q.__getitem__), min(q, key=q.__getitem__)
-        if q[best] - q[worst] < min_gap:
-            account.drop("gap_too_small")
-            continue
-        if best[: len(worst)] == worst:  # a minimal gap of 0 or less, or a delimiter that may be longer
-            account.drop("worst_begins_best")
-            continue
-        account.keep()
-        chosen = random.Random(content_seed(seed, "siblings", problem, prefix)).choice(valued[best].right)
-        ids = ([*(prompts[problem] or []), *prefix], chosen, list(worst))
-        figures = {"q_chosen": round(q[best], 4), "q_rejected": round(q[worst], 4)}
-        rows.append(pair_row(tokenizer, problem, "", "", "", ids, **figures))
-    return rows, [account]
-
-
-def shuffled(rows: list[Row], seed: int) -> list[Row]:
-    """The rows in random order: neighbours are no longer of one problem, and the first N are a fair sample of all."""
-    order = list(rows)
-    random.Random(seed).shuffle(order)
-    return order
+                    step.right.append(([*taken, *rollout.token_ids], rollout.seed))
+        return steps

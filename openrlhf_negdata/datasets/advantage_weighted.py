@@ -1,0 +1,79 @@
+"""The arm ``advantage-weighted``: answers with a weight a step, exp(A / beta), for advantage-weighted training (Setlur
+et al. 2024, equation 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, drawn, sft_row
+from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.steps.values import Estimator, advantages
+
+NORMALISE = ("none", "answer", "set")
+
+
+@dataclass
+class AdvantageWeighted(Arm):
+    """Every valued answer, right or wrong, up to ``per_problem`` a problem (-1: all), drawn by ``seed``.
+
+    A step weighs ``min(exp(A / beta), max_weight)``. ``normalise``: weights are then divided by their mean over the
+    tokens of the answer, or of the whole set, so that the mean is 1; ``none`` leaves them.
+    """
+
+    estimator: Estimator
+    beta: float = 1.0
+    max_weight: float = 20.0
+    normalise: str = "none"
+    per_problem: int = -1
+    seed: int = 0
+    mean: float = 1.0
+
+    unit = "valued answers"
+    needs_values = True
+
+    def units(self, known: Answered) -> int:
+        return len(known.values)
+
+    def prepare(self, source: Iterable[Answered]) -> None:
+        if self.normalise == "set":
+            total = tokens = 0.0
+            for known in source:
+                for trace, values in self._taken(known):
+                    total += _weighed(self._weights(trace, values), values.step_ends)
+                    tokens += values.step_ends[-1]
+            self.mean = total / tokens if tokens else 1.0
+
+    def rows(self, known: Answered, account: Account) -> Iterator[Row]:
+        taken = self._taken(known)
+        account.keep(len(taken))
+        account.drop("over_per_problem", len(known.values) - len(taken))
+        for trace, values in taken:
+            weights = self._weights(trace, values)
+            mean = _weighed(weights, values.step_ends) / values.step_ends[-1]
+            over = {"none": 1.0, "answer": mean, "set": self.mean}[self.normalise]
+            steps = advantages(self.estimator.q(values, str(trace.outcome)))
+            yield sft_row(
+                known,
+                trace,
+                outcome=trace.outcome,
+                step_ends=values.step_ends,
+                advantages=[round(advantage, 4) for advantage in steps],
+                weights=[round(weight / over, 6) for weight in weights],
+            )
+
+    def _taken(self, known: Answered) -> list[tuple[Trace, StepValues]]:
+        valued = list(known.valued())
+        return [valued[i] for i in sorted(drawn(range(len(valued)), self.per_problem, known.rng(self.seed)))]
+
+    def _weights(self, trace: Trace, values: StepValues) -> list[float]:
+        steps = advantages(self.estimator.q(values, str(trace.outcome)))
+        most = self.beta * math.log(self.max_weight)
+        return [math.exp(min(advantage, most) / self.beta) for advantage in steps]
+
+
+def _weighed(weights: list[float], step_ends: list[int]) -> float:
+    """The sum of the weights over tokens."""
+    starts = [0, *step_ends[:-1]]
+    return sum(weight * (end - start) for weight, start, end in zip(weights, starts, step_ends, strict=True))

@@ -1,0 +1,84 @@
+"""The arm ``spurious``: an RFT set of equal size whose answers hold steps that are only accidentally right (Setlur et
+al. 2024, fig 4). How the paper seeds them is not known, so both ways are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, drawn, sft_row
+from openrlhf_negdata.rollouts.store import Trace
+from openrlhf_negdata.steps.values import Estimator, advantages
+from openrlhf_negdata.tasks import CORRECT
+
+SEEDINGS = ("low_advantage", "recovered")
+
+
+@dataclass
+class Spurious(Arm):
+    """``per_problem`` of a problem's valued right answers, drawn by ``seed``; then each is replaced, with probability
+    ``share``, by a spurious one of the same problem while there are any. With ``share`` 0 it is the clean set, of the
+    same problems and the same size.
+
+    ``low_advantage``: another right answer, one with a step of lower advantage than any of the one it replaces.
+    ``recovered``: a wrong answer up to and with its first pit, and a right rollout that went on from there.
+    """
+
+    estimator: Estimator
+    seeding: str = "low_advantage"
+    per_problem: int = 1
+    share: float = 1.0
+    seed: int = 0
+
+    unit = "valued answers"
+    needs_values = True
+
+    def units(self, known: Answered) -> int:
+        return len(known.values)
+
+    def rows(self, known: Answered, account: Account) -> Iterator[Row]:
+        least = {
+            trace.sample: min(advantages(self.estimator.q(values, str(trace.outcome))))
+            for trace, values in known.valued()
+        }
+        right = sorted(
+            (trace for trace, _ in known.valued() if trace.outcome == CORRECT), key=lambda trace: trace.sample
+        )
+        rng = known.rng(self.seed, "spurious")
+        clean = drawn(right, self.per_problem, rng)
+        used: set[int] = set()
+        if self.seeding == "recovered":
+            spurious = self._recovered(known) if clean else []
+        else:
+            others = [trace for trace in right if trace not in clean]
+            spurious = sorted(others, key=lambda trace: least[trace.sample])
+        for trace in clean:
+            other = spurious[0] if spurious and rng.random() < self.share else None
+            if other and (self.seeding == "recovered" or least[other.sample] < least[trace.sample]):
+                spurious.pop(0)
+                source = f"answer {other.sample}" + " and a rollout" * (self.seeding == "recovered")
+                yield sft_row(known, other, **{"from": source, "spurious": True})
+                used.add(other.sample)
+            else:
+                yield sft_row(known, trace, spurious=False, least_advantage=round(least[trace.sample], 4))
+                used.add(trace.sample)
+        for trace, _ in known.valued():
+            if trace.sample in used:
+                account.keep()
+            else:
+                account.drop("not_drawn" if trace.outcome == CORRECT else str(trace.outcome))
+
+    def _recovered(self, known: Answered) -> list[Trace]:
+        """A problem's wrong answers cut after their pits, each gone on with by the first rollout that is right."""
+        made = []
+        for trace, values in known.valued():
+            pit = None if trace.outcome == CORRECT else self.estimator.first_pit(values, str(trace.outcome))
+            if pit is None or -advantages(self.estimator.q(values, str(trace.outcome)))[pit] <= 0:
+                continue
+            begun = list(trace.token_ids or ())[: values.step_ends[pit]]
+            for rollout in known.rollouts:
+                if rollout.outcome == CORRECT and rollout.prefix_ids == begun:
+                    ids = [*begun, *rollout.token_ids]
+                    made.append(replace(trace, token_ids=ids, text="", outcome=CORRECT))
+                    break
+        return made

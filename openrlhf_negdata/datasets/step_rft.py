@@ -1,0 +1,57 @@
+"""The arm ``step-rft``: advantage-filtered RFT (Setlur et al. 2024, fig 11). Right and wrong answers whose every step
+is of high advantage are cloned: those whose least step advantage is among the lowest are dropped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, sft_row
+from openrlhf_negdata.rollouts.engines import content_seed
+from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.steps.values import Estimator, advantages
+from openrlhf_negdata.tasks import CORRECT
+
+
+@dataclass
+class StepRft(Arm):
+    """Of all valued answers, ``floor(drop_share x N)`` are dropped: those with the least step advantage, equal ones in
+    an order that ``seed`` decides. ``correct_only``: wrong answers do not come into it."""
+
+    estimator: Estimator
+    drop_share: float = 0.5
+    correct_only: bool = False
+    seed: int = 0
+    cut: tuple[float, int] = (-math.inf, 0)
+
+    unit = "valued answers"
+    needs_values = True
+
+    def units(self, known: Answered) -> int:
+        return len(known.values)
+
+    def prepare(self, source: Iterable[Answered]) -> None:
+        ranks = sorted(
+            self._rank(trace, values)
+            for known in source
+            for trace, values in known.valued()
+            if trace.outcome == CORRECT or not self.correct_only
+        )
+        if dropped := math.floor(self.drop_share * len(ranks)):
+            self.cut = ranks[dropped - 1]
+
+    def rows(self, known: Answered, account: Account) -> Iterator[Row]:
+        for trace, values in known.valued():
+            rank = self._rank(trace, values)
+            if self.correct_only and trace.outcome != CORRECT:
+                account.drop(str(trace.outcome))
+            elif rank <= self.cut:
+                account.drop("low_advantage")
+            else:
+                account.keep()
+                yield sft_row(known, trace, outcome=trace.outcome, least_advantage=round(rank[0], 4))
+
+    def _rank(self, trace: Trace, values: StepValues) -> tuple[float, int]:
+        least = min(advantages(self.estimator.q(values, str(trace.outcome))))
+        return least, content_seed(self.seed, "step-rft", trace.problem, trace.sample)
