@@ -21,7 +21,7 @@ class Spurious(Arm):
     same problems and the same size.
 
     ``low_advantage``: another right answer, one with a step of lower advantage than any of the one it replaces.
-    ``recovered``: a wrong answer up to and with its first pit, and a right rollout that went on from there.
+    ``recovered``: a wrong answer up to and with a step that lost value, and a right rollout that went on from there.
     """
 
     estimator: Estimator
@@ -69,16 +69,20 @@ class Spurious(Arm):
                 account.drop("not_drawn" if trace.outcome == CORRECT else str(trace.outcome))
 
     def _recovered(self, known: Answered) -> list[Trace]:
-        """A problem's wrong answers cut after their pits, each gone on with by the first rollout that is right."""
+        """From each wrong answer: the step of the least advantage that a right rollout went on from, all before it, and
+        the first of those rollouts. A step that lost nothing is none."""
+        right: dict[tuple[int, ...], list[int]] = {}
+        for rollout in known.rollouts:
+            if rollout.outcome == CORRECT:
+                right.setdefault(tuple(rollout.prefix_ids), rollout.token_ids)
         made = []
         for trace, values in known.valued():
-            pit = None if trace.outcome == CORRECT else self.estimator.first_pit(values, str(trace.outcome))
-            if pit is None or -advantages(self.estimator.q(values, str(trace.outcome)))[pit] <= 0:
+            if trace.outcome == CORRECT:
                 continue
-            begun = list(trace.token_ids or ())[: values.step_ends[pit]]
-            for rollout in known.rollouts:
-                if rollout.outcome == CORRECT and rollout.prefix_ids == begun:
-                    ids = [*begun, *rollout.token_ids]
-                    made.append(replace(trace, token_ids=ids, text="", outcome=CORRECT))
-                    break
+            steps = advantages(self.estimator.q(values, str(trace.outcome)))
+            begun = [tuple((trace.token_ids or [])[:end]) for end in values.step_ends]
+            recovered = [i for i, prefix in enumerate(begun) if prefix in right and steps[i] < 0]
+            if recovered:
+                prefix = begun[min(recovered, key=steps.__getitem__)]
+                made.append(replace(trace, token_ids=[*prefix, *right[prefix]], text="", outcome=CORRECT))
         return made

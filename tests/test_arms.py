@@ -1,0 +1,416 @@
+"""Every arm made of step values, built by the command and compared with a slow second implementation.
+
+The second one works on text and fractions: it splits answers at newlines, counts right rollouts itself and knows
+nothing of the package but the files that the run holds.
+"""
+
+import json
+import math
+import random
+import re
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import PRESETS
+from openrlhf_negdata.tasks import Problem, load
+
+TASK, K = load("gsm8k"), 8
+PROBLEMS = [Problem(f"p{i}", "?" * (i + 1), "2", "teach\n#### 2" if i % 3 else None) for i in range(12)]
+OUTCOMES = {"2": "correct", "1": "wrong", "": "no_answer"}
+
+
+class World:
+    """A run of `negdata value` written as text. ``traces[problem, sample]`` is (text, outcome), ``rollouts[problem,
+    prefix]`` a list of (text, outcome, seed); a final ``|`` stands for the end-of-sequence token."""
+
+    def __init__(self, tokenizer, folder: Path) -> None:
+        self.tokenizer, self.folder = tokenizer, folder
+        self.traces: dict[tuple[str, int], tuple[str, str]] = {}
+        self.rollouts: dict[tuple[str, str], list[tuple[str, str, int]]] = {}
+        rng, seed = random.Random(5), 0
+        for problem in PROBLEMS:
+            for sample in range(7):
+                text, outcome = self.answer(rng)
+                if all(text != other for (which, _), (other, _) in self.traces.items() if which == problem.id):
+                    self.traces[problem.id, sample] = text, outcome
+            for (which, _), (text, _) in self.traces.items():
+                steps = self.steps(text)
+                for count in range(len(steps)):
+                    key = (problem.id, "".join(steps[:count]))
+                    if which != problem.id or key in self.rollouts:
+                        continue
+                    good = rng.choice([0, 0.2, 0.6, 1])
+                    self.rollouts[key] = []
+                    for _ in range(K):
+                        seed += 1
+                        self.rollouts[key].append((*self.answer(rng, good), seed))
+
+    @staticmethod
+    def answer(rng: random.Random, good: float = 0.4) -> tuple[str, str]:
+        final = "2" if rng.random() < good else rng.choice(["1", "1", ""])
+        lines = [rng.choice("abc") + "\n" for _ in range(rng.randrange(3))]
+        return "".join(lines) + (f"#### {final}|" if final else "so|"), OUTCOMES[final]
+
+    @staticmethod
+    def steps(text: str) -> list[str]:
+        return re.findall(r"[^\n]*\n|[^\n]+$", text)
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer(text.rstrip("|"))["input_ids"] + [self.tokenizer.eos_token_id] * text.endswith("|")
+
+    def text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids).replace("</s>", "|")
+
+    def write(self) -> Path:
+        settings = {"task": "gsm8k", "budget": asdict(Budget(n_rollouts=K)), "steps": asdict(PRESETS["task"])}
+        run = Run.create(self.folder / "values", "value", settings, PROBLEMS)
+        self.tokenizer.save_pretrained(run.path / "tokenizer")
+        prompts = {problem.id: self.ids(TASK.prompt(problem.question)) for problem in PROBLEMS}
+        traces, values = [], []
+        for (problem, sample), (text, outcome) in self.traces.items():
+            trace = Trace(problem, sample, prompts[problem], self.ids(text), text.rstrip("|"), "stop", outcome)
+            traces.append(trace)
+            steps = self.steps(text)
+            ends = [len(self.ids("".join(steps[: i + 1]))) for i in range(len(steps))]
+            q = self.q(problem, text)
+            values.append(StepValues(problem, sample, ends, [int(K * after) for after in q[:-1]], [K] * len(ends)))
+        run.write("traces", 0, traces)
+        run.write("values", 0, values)
+        rows = [
+            Rollout(problem, self.ids(prefix), self.ids(text), outcome, seed)
+            for (problem, prefix), made in self.rollouts.items()
+            for text, outcome, seed in made
+        ]
+        run.write("rollouts", 0, rows)
+        run.finish({})
+        return run.path
+
+    def q(self, problem: str, text: str) -> list[Fraction]:
+        """The value before each step, and after the last."""
+        steps = self.steps(text)
+        values = []
+        for count in range(len(steps)):
+            made = self.rollouts[problem, "".join(steps[:count])]
+            values.append(Fraction(sum(outcome == "correct" for _, outcome, _ in made), len(made)))
+        return [*values, Fraction(text.endswith("#### 2|"))]
+
+    def advantages(self, problem: str, text: str) -> list[Fraction]:
+        q = self.q(problem, text)
+        return [q[i + 1] - q[i] for i in range(len(q) - 1)]
+
+    def pit(self, problem: str, text: str) -> int:
+        """The first step with the lowest value after it."""
+        after = self.q(problem, text)[1:]
+        return after.index(min(after))
+
+    def least(self, problem: str, text: str) -> Fraction:
+        return min(self.advantages(problem, text))
+
+    def of(self, problem: str, outcome: str | None = None) -> list[str]:
+        return [
+            text for (which, _), (text, given) in self.traces.items() if which == problem and outcome in (None, given)
+        ]
+
+    def build(self, arm: str, *flags: object) -> list[dict]:
+        output = self.folder / "set.jsonl"
+        words = ["build", arm, "--input", self.folder / "values", "--output", output, *flags]
+        assert main(list(map(str, words))) == 0
+        card = (self.folder / "set.jsonl.card.md").read_text()
+        counts = [int(n) for n in re.findall(r"^\| (?:in|kept|dropped: \w+) \| (\d+) \|$", card, re.M)]
+        assert 2 * counts[0] == sum(counts), "in = kept + dropped"
+        return read(output)
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(tokenizers, tmp_path_factory) -> World:
+    made = World(tokenizers["character"], tmp_path_factory.mktemp("world"))
+    made.write()
+    return made
+
+
+def pairs(world: World, rows: list[dict]) -> Counter:
+    """(problem, shared prefix, chosen, rejected), as text, from the ids."""
+    found = Counter()
+    for row in rows:
+        prompt = TASK.prompt(next(problem.question for problem in PROBLEMS if problem.id == row["problem"]))
+        begun = world.text(row["prompt_ids"])
+        assert begun.startswith(prompt)
+        sides = (world.text(row["chosen_ids"]), world.text(row["rejected_ids"]))
+        assert sides == (row["chosen"].replace("</s>", "|"), row["rejected"].replace("</s>", "|"))
+        found[row["problem"], begun.removeprefix(prompt), *sides] += 1
+    return found
+
+
+def blamed(world: World, positives: bool = False) -> list[tuple[str, str, int]]:
+    """Answers that have a pit that lost something."""
+    found = []
+    for (problem, _), (text, outcome) in world.traces.items():
+        pit = world.pit(problem, text)
+        if (outcome != "correct" or positives) and world.advantages(problem, text)[pit] < 0:
+            found.append((problem, text, pit))
+    return found
+
+
+@pytest.mark.parametrize("positives", [False, True])
+def test_algorithm1(world, positives):
+    made = pairs(world, world.build("step-dpo", *["--positives"] * positives))
+    expected = Counter()
+    for problem, text, pit in blamed(world, positives):
+        if any(other != text for other in world.of(problem, "correct")):
+            expected[problem, "".join(world.steps(text)[: pit + 1])] += 1
+    assert Counter({(p, rejected): n for (p, _, _, rejected), n in made.items()}.keys()) == Counter(expected.keys())
+    assert made.total() == expected.total() > 10
+    for problem, shared, chosen, rejected in made:
+        assert shared == ""
+        assert chosen in world.of(problem, "correct")
+        assert chosen != rejected
+
+
+def test_algorithm1_with_the_teacher_s_solution(world):
+    made = pairs(world, world.build("step-dpo", "--chosen_teacher"))
+    taught = {problem.id for problem in PROBLEMS if problem.solution}
+    expected = Counter(
+        (problem, "", "teach\n#### 2|", "".join(world.steps(text)[: pit + 1]))
+        for problem, text, pit in blamed(world)
+        if problem in taught
+    )
+    assert made == expected
+
+
+@pytest.mark.parametrize("flags", [(), ("--rejected_rest",), ("--same_step",), ("--positives", "--rejected_rest")])
+def test_shared_prefix(world, flags):
+    made = pairs(world, world.build("step-dpo", "--pairing", "shared_prefix", *flags))
+    expected = {}
+    for problem, text, pit in blamed(world, "--positives" in flags):
+        steps = world.steps(text)
+        shared, step = "".join(steps[:pit]), steps[pit]
+        rejected = "".join(steps[pit:]) if "--rejected_rest" in flags else step
+        right = [
+            made for made, outcome, _ in world.rollouts[problem, shared]
+            if outcome == "correct" and ("--same_step" in flags or not made.startswith(step))
+        ]  # fmt: skip
+        if right:
+            expected.setdefault((problem, shared, rejected), []).append(set(right))
+    assert made.total() <= sum(map(len, expected.values()))
+    # Pairs whose two sides came out equal are the only ones that may be missing.
+    if "--same_step" not in flags:
+        assert made.total() == sum(map(len, expected.values())) > 5
+    for problem, shared, chosen, rejected in made:
+        assert any(chosen in right for right in expected[problem, shared, rejected])
+
+
+def test_siblings(world):
+    made = pairs(world, world.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 2, "--min_gap", 0.25))
+    expected = {}
+    for (problem, prefix), rolled in world.rollouts.items():
+        through = defaultdict(list)
+        for text, outcome, _ in rolled:
+            through[world.steps(text)[0]].append((text, outcome))
+        for step in through:
+            for text, outcome, _ in world.rollouts.get((problem, prefix + step), ()):
+                through[step].append((step + text, outcome))
+        q = {
+            step: Fraction(sum(outcome == "correct" for _, outcome in some), len(some))
+            for step, some in through.items()
+            if len(some) >= 2
+        }
+        if len(q) > 1 and max(q.values()) - min(q.values()) >= 0.25:
+            best = {
+                text
+                for step in q
+                if q[step] == max(q.values())
+                for text, outcome in through[step]
+                if outcome == "correct"
+            }
+            worst = {step for step in q if q[step] == min(q.values())}
+            expected[problem, prefix] = best, worst
+    assert {(problem, shared) for problem, shared, _, _ in made} == set(expected)
+    assert made.total() == len(expected) > 10
+    for problem, shared, chosen, rejected in made:
+        best, worst = expected[problem, shared]
+        assert chosen in best
+        assert rejected in worst
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.5, 1])
+@pytest.mark.parametrize("correct_only", [False, True])
+def test_step_rft_drops_the_answers_with_the_least_advantage(world, share, correct_only):
+    ranked = sorted(
+        (world.least(problem, text), problem, text)
+        for (problem, _), (text, outcome) in world.traces.items()
+        if outcome == "correct" or not correct_only
+    )
+    dropped = math.floor(share * len(ranked))
+    flags = ["--drop_share", share, *["--correct_only"] * correct_only]
+    if dropped == len(ranked):
+        with pytest.raises(AssertionError):
+            world.build("step-rft", *flags)
+        return
+    sets = []
+    for seed in (0, 1):
+        rows = world.build("step-rft", *flags, "--seed", seed)
+        kept = {(row["problem"], world.text(row["response_ids"])) for row in rows}
+        assert len(rows) == len(kept) == len(ranked) - dropped
+        edge = ranked[dropped - 1][0] if dropped else Fraction(-2)
+        surely = {(problem, text) for least, problem, text in ranked if least > edge}
+        perhaps = {(problem, text) for least, problem, text in ranked if least == edge}
+        assert surely <= kept <= surely | perhaps
+        assert all(row["least_advantage"] == round(float(world.least(*key_of(world, row))), 4) for row in rows)
+        sets.append(kept)
+    # The seed decides between equals.
+    assert (sets[0] != sets[1]) == bool(0 < share < 1 and surely != sets[0])
+
+
+def key_of(world: World, row: dict) -> tuple[str, str]:
+    return row["problem"], world.text(row["response_ids"])
+
+
+@pytest.mark.parametrize("normalise", ["none", "answer", "set"])
+def test_advantage_weights(world, normalise):
+    beta, most = 0.25, 5.0
+    rows = world.build("advantage-weighted", "--beta", beta, "--max_weight", most, "--normalise", normalise)
+    assert Counter(key_of(world, row) for row in rows) == Counter((p, t) for (p, _), (t, _) in world.traces.items())
+    weights, tokens = {}, {}
+    for key in (key_of(world, row) for row in rows):
+        weights[key] = [min(math.exp(float(a) / beta), most) for a in world.advantages(*key)]
+        tokens[key] = [len(world.ids(step)) for step in world.steps(key[1])]
+    total = sum(w * n for key in weights for w, n in zip(weights[key], tokens[key], strict=True))
+    for row in rows:
+        key = key_of(world, row)
+        mine = sum(w * n for w, n in zip(weights[key], tokens[key], strict=True)) / sum(tokens[key])
+        of_all = total / sum(map(sum, tokens.values()))
+        over = {"none": 1.0, "answer": mine, "set": of_all}[normalise]
+        assert row["weights"] == pytest.approx([w / over for w in weights[key]], abs=2e-6)
+        assert row["advantages"] == [round(float(a), 4) for a in world.advantages(*key)]
+        assert [b - a for a, b in zip([0, *row["step_ends"]], row["step_ends"], strict=False)] == tokens[key]
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_prm_labels(world, labels):
+    expected = {key: world.q(key[0], text)[1:] for key, (text, _) in world.traces.items()}
+    rows = world.build("prm", "--labels", labels)
+    assert len(rows) == len(expected)
+    for row in rows:
+        key = (row["problem"], int(row["from"].removeprefix("answer ")))
+        text, q = world.traces[key][0], expected[key]
+        assert row["completions"] == world.steps(text.rstrip("|"))
+        assert row["labels"] == ([after > 0 for after in q] if labels == "hard" else [float(after) for after in q])
+    for row in world.build("prm", "--labels", labels, "--form", "openrlhf"):
+        key = (row["problem"], int(row["from"].removeprefix("answer ")))
+        question = next(problem.question for problem in PROBLEMS if problem.id == key[0])
+        steps = world.steps(world.traces[key][0].rstrip("|"))
+        assert row["input"] == TASK.prompt(question) + "".join(f"{step}ки" for step in steps)
+        hard = ["+" if after > 0 else "-" for after in expected[key]]
+        assert row["value"] == (hard if labels == "hard" else [float(after) for after in expected[key]])
+
+
+@pytest.mark.parametrize("per_problem", [1, 2])
+def test_spurious_sets_have_the_size_of_the_clean_one(world, per_problem):
+    def build(*flags) -> dict[str, list[dict]]:
+        by_problem = defaultdict(list)
+        for row in world.build("spurious", "--per_problem", per_problem, *flags):
+            by_problem[row["problem"]].append(row)
+        return by_problem
+
+    clean = build("--share", 0)
+    for problem in PROBLEMS:
+        assert len(clean[problem.id]) == min(per_problem, len(world.of(problem.id, "correct")))
+    assert not any(row["spurious"] for rows in clean.values() for row in rows)
+    low, recovered = build(), build("--seeding", "recovered")
+    for problem, rows in clean.items():
+        assert len(low[problem]) == len(recovered[problem]) == len(rows)
+        least = lambda some: sorted(world.least(*key_of(world, row)) for row in some)  # noqa: E731
+        assert all(a <= b for a, b in zip(least(low[problem]), least(rows), strict=True))
+        assert all(key_of(world, row)[1] in world.of(problem, "correct") for row in low[problem])
+        for row in recovered[problem]:
+            text = world.text(row["response_ids"])
+            if not row["spurious"]:
+                assert text in world.of(problem, "correct")
+                continue
+            assert row["response"] == text.rstrip("|")
+            (answer,) = [t for (p, i), (t, _) in world.traces.items() if row["from"] == f"answer {i} and a rollout" and p == problem]  # fmt: skip # noqa: E501
+            lost = world.advantages(problem, answer)
+            begins = {"".join(world.steps(answer)[: i + 1]): loss for i, loss in enumerate(lost[:-1]) if loss < 0}
+            went_on = {
+                b: l for b, l in begins.items() if any(o == "correct" for _, o, _ in world.rollouts[problem, b])
+            }
+            (begun,) = [b for b in went_on if text.startswith(b) and went_on[b] == min(went_on.values())][:1]
+            assert any(begun + made == text and outcome == "correct" for made, outcome, _ in world.rollouts[problem, begun])  # fmt: skip # noqa: E501
+    assert any(row["spurious"] for rows in low.values() for row in rows)
+    assert any(row["spurious"] for rows in recovered.values() for row in rows)
+
+
+def edits(a: str, b: str) -> int:
+    """Characters to insert, delete or replace, by the textbook's table."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row, above = [i], row
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
+def far(a: str, b: str) -> Fraction:
+    a, b = a.rstrip("|"), b.rstrip("|")
+    return Fraction(2 * edits(a, b), len(a) + len(b))
+
+
+@pytest.mark.parametrize("per_problem", [-1, 1])
+def test_pairs_of_the_highest_edit_distance(world, per_problem):
+    made = pairs(world, world.build("dpo-edit-distance", "--per_problem", per_problem))
+    by_problem = defaultdict(list)
+    for problem, shared, chosen, rejected in made:
+        assert shared == ""
+        by_problem[problem].append((chosen, rejected))
+    for problem in (problem.id for problem in PROBLEMS):
+        right, all_ = world.of(problem, "correct"), world.of(problem)
+        wrong = [text for text in all_ if text not in right]
+        best = sorted((max(far(chosen, text) for chosen in right) for text in wrong), reverse=True) if right else []
+        kept = best if per_problem < 0 else best[:per_problem]
+        assert sorted((far(*pair) for pair in by_problem[problem]), reverse=True) == kept
+        assert all(chosen in right and rejected in wrong for chosen, rejected in by_problem[problem])
+
+
+def test_subsets_nest_and_sizes_are_exact(world):
+    def keys(*flags) -> list[tuple[str, str]]:
+        return [key_of(world, row) for row in world.build("rft", *flags)]
+
+    whole = keys()
+    assert [keys("--size", size) for size in (3, 7)] == [whole[:3], whole[:7]]
+    few, more = (set(keys("--problems", count)) for count in (4, 9))
+    assert few < more < set(whole)
+    assert len({problem for problem, _ in few}) <= 4
+    assert more == {key for key in whole if key[0] in {problem for problem, _ in more}}
+    # The same problems whatever the arm.
+    taught = {row["problem"] for row in world.build("sft", "--problems", 4)}
+    assert taught <= {problem for problem, _ in few} | {p.id for p in PROBLEMS if not world.of(p.id, "correct")}
+    assert keys("--seed", 1) != whole
+    assert set(keys("--seed", 1)) == set(whole)
+    counts = Counter(problem for problem, _ in keys("--per_problem", 2, "--balanced"))
+    assert set(counts.values()) == {2}
+    assert set(counts) == {p.id for p in PROBLEMS if len(world.of(p.id, "correct")) >= 2}
+
+
+def test_validation_takes_whole_problems(world):
+    everything = world.build("rft")
+    train = world.build("rft", "--validation", 0.25, "--local_dir", world.folder / "hub")
+    apart = read(world.folder / "set.validation.jsonl")
+    assert not {row["problem"] for row in train} & {row["problem"] for row in apart}
+    order = lambda rows: sorted(json.dumps(row) for row in rows)  # noqa: E731
+    assert order(train + apart) == order(everything)
+    assert 0 < len({row["problem"] for row in apart}) <= 3
+    hub = world.folder / "hub"
+    assert read(hub / "train.jsonl") == train
+    assert read(hub / "validation.jsonl") == apart
+    assert (hub / "README.md").read_text() == (world.folder / "set.jsonl.card.md").read_text()
