@@ -343,7 +343,7 @@ def test_spurious_sets_have_the_size_of_the_clean_one(world, per_problem):
             lost = world.advantages(problem, answer)
             begins = {"".join(world.steps(answer)[: i + 1]): loss for i, loss in enumerate(lost[:-1]) if loss < 0}
             went_on = {
-                b: l for b, l in begins.items() if any(o == "correct" for _, o, _ in world.rollouts[problem, b])
+                b: loss for b, loss in begins.items() if any(o == "correct" for _, o, _ in world.rollouts[problem, b])
             }
             (begun,) = [b for b in went_on if text.startswith(b) and went_on[b] == min(went_on.values())][:1]
             assert any(begun + made == text and outcome == "correct" for made, outcome, _ in world.rollouts[problem, begun])  # fmt: skip # noqa: E501

@@ -69,8 +69,8 @@ class Spurious(Arm):
                 account.drop("not_drawn" if trace.outcome == CORRECT else str(trace.outcome))
 
     def _recovered(self, known: Answered) -> list[Trace]:
-        """From each wrong answer: the step of the least advantage that a right rollout went on from, all before it, and
-        the first of those rollouts. A step that lost nothing is none."""
+        """From each wrong answer: the step of the least advantage that a right rollout went on from, all before it,
+        and the first of those rollouts. A step that lost nothing is none."""
         right: dict[tuple[int, ...], list[int]] = {}
         for rollout in known.rollouts:
             if rollout.outcome == CORRECT:
