@@ -30,8 +30,8 @@ class World:
     """A run of `negdata value` written as text. ``traces[problem, sample]`` is (text, outcome), ``rollouts[problem,
     prefix]`` a list of (text, outcome, seed); a final ``|`` stands for the end-of-sequence token."""
 
-    def __init__(self, tokenizer, folder: Path) -> None:
-        self.tokenizer, self.folder = tokenizer, folder
+    def __init__(self, tokenizer, folder: Path, solutions: bool = False) -> None:
+        self.tokenizer, self.folder, self.solutions = tokenizer, folder, solutions
         self.traces: dict[tuple[str, int], tuple[str, str]] = {}
         self.rollouts: dict[tuple[str, str], list[tuple[str, str, int]]] = {}
         rng, seed = random.Random(5), 0
@@ -40,6 +40,8 @@ class World:
                 text, outcome = self.answer(rng)
                 if all(text != other for (which, _), (other, _) in self.traces.items() if which == problem.id):
                     self.traces[problem.id, sample] = text, outcome
+            if solutions and problem.solution:
+                self.traces[problem.id, -1] = f"{problem.solution}|", "correct"
             for (which, _), (text, _) in self.traces.items():
                 steps = self.steps(text)
                 for count in range(len(steps)):
@@ -69,7 +71,12 @@ class World:
         return self.tokenizer.decode(ids).replace("</s>", "|")
 
     def write(self) -> Path:
-        settings = {"task": "gsm8k", "budget": asdict(Budget(n_rollouts=K)), "steps": asdict(PRESETS["task"])}
+        settings = {
+            "solutions": self.solutions,
+            "task": "gsm8k",
+            "budget": asdict(Budget(n_rollouts=K)),
+            "steps": asdict(PRESETS["task"]),
+        }
         run = Run.create(self.folder / "values", "value", settings, PROBLEMS)
         self.tokenizer.save_pretrained(run.path / "tokenizer")
         prompts = {problem.id: self.ids(TASK.prompt(problem.question)) for problem in PROBLEMS}
@@ -241,6 +248,22 @@ def test_siblings(world):
         best, worst = expected[problem, shared]
         assert chosen in best
         assert rejected in worst
+
+
+def test_step_rft_filters_the_teacher_s_solutions_too(tokenizers, tmp_path):
+    """And they come into no other arm: `algorithm1` never chooses one unless asked to."""
+    world = World(tokenizers["character"], tmp_path, solutions=True)
+    world.write()
+    rows = world.build("step-rft", "--with_solutions", "--drop_share", 0.25)
+    ranked = sorted(world.least(problem, text) for (problem, _), (text, _) in world.traces.items())
+    assert len(rows) == len(ranked) - len(ranked) // 4
+    taught = [row for row in rows if row["from"] == "teacher"]
+    edge = ranked[len(ranked) // 4 - 1]
+    wanted = {p for (p, i), (text, _) in world.traces.items() if i < 0 and world.least(p, text) > edge}
+    assert wanted <= {row["problem"] for row in taught} != set()
+    assert len(world.build("step-rft", "--drop_share", 0)) == sum(sample >= 0 for _, sample in world.traces)
+    assert all(row["chosen_from"] != "teacher" for row in world.build("step-dpo"))
+    assert all(row["from"] != "teacher" for row in world.build("advantage-weighted"))
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.5, 1])

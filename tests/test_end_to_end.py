@@ -103,7 +103,9 @@ class Pipeline:
         f" --rollout.n_samples_per_prompt {SAMPLES} --shard_size {SHARD}"
     )
     grade = "grade --input @traces --output @graded"
-    value = f"value --input @graded {model} --value.n_rollouts {ROLLOUTS} --shard_size {SHARD} --output @"
+    value = f"value --input @graded {model} --value.n_rollouts {ROLLOUTS} --value.solutions --shard_size {SHARD}" + (
+        " --output @"
+    )
     evaluate = (
         "evaluate --task running_value --problems @test.jsonl --q_problems 8 --q_rollouts 4 --output @evaluation"
         + (" --models sft=@sft step_dpo=@step_dpo")
@@ -258,7 +260,9 @@ def test_every_answer_is_valued_or_accounted_for(pipeline):
             seen.add((trace.problem, *trace.token_ids))
             distinct[trace.outcome] += 1
     assert counts["traces"] == len(given) == sum(n for key, n in counts.items() if key.startswith("given_"))
-    assert counts["valued"] == len(seen) == sum(n for key, n in counts.items() if key.startswith("valued_"))
+    assert counts["solutions"] == PROBLEMS
+    assert counts["valued"] == len(seen) + PROBLEMS == sum(n for key, n in counts.items() if key.startswith("valued_"))
+    distinct["correct"] += PROBLEMS
     assert len(given) == len(seen) + sum(n for key, n in counts.items() if key.startswith("dropped_"))
     assert {key: n for key, n in counts.items() if key.startswith("valued_")} == {
         f"valued_{outcome}": n for outcome, n in distinct.items()
@@ -299,7 +303,7 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
     pipeline.here(f"build step-dpo --input @values --output {tmp_path}/pairs.jsonl {flags}")
     run = Run.open(pipeline.root / "values")
     traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
-    correct = {trace.problem for trace in traces.values() if trace.outcome == "correct"}
+    correct = {trace.problem for trace in traces.values() if trace.outcome == "correct" and trace.sample >= 0}
     cut = []
     for values in run.read("values"):
         trace = traces[values.problem, values.sample]
@@ -312,6 +316,27 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
     assert sorted(made) == sorted(cut) != []
 
 
+@pytest.mark.parametrize(
+    ("arm", "trainer"),
+    [
+        ("rft --distinct equations --per_problem 2 --most_different", "train_sft"),
+        ("dpo-edit-distance --per_problem 1", "train_step_dpo"),
+        ("step-dpo --pit lowest_advantage --positives --pairing shared_prefix", "train_step_dpo"),
+        ("step-dpo --chosen_teacher", "train_step_dpo"),
+        ("step-rft --with_solutions", "train_sft"),
+        ("spurious --per_problem 1", "train_sft"),
+        ("spurious --per_problem 1 --seeding recovered", "train_sft"),
+    ],
+)
+def test_arms_are_built_of_the_same_values_and_trained_on(pipeline, train, tmp_path, arm, trainer):
+    pipeline.here(f"build {arm} --input @values --output {tmp_path}/set.jsonl")
+    words = f"{pipeline.model} --data.dataset {tmp_path}/set.jsonl --ckpt.output_dir {tmp_path}/trained"
+    flags = pipeline.words(f"{words} --train.max_epochs 1 --adam.lr 1e-5 {pipeline.training}")
+    status, told = train(f"openrlhf_negdata.cli.{trainer}", flags)
+    assert status == 0, told[-2000:]
+    assert (tmp_path / "trained" / "config.json").is_file()
+
+
 def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeline, tmp_path):
     """With the default threshold of 0.05 an answer is lost where none of K = 8 rollouts is right."""
     pipeline.done(f"{pipeline.value}sequential --value.budget sequential --value.n_rollouts 8")
@@ -321,7 +346,7 @@ def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeli
     drawn = {(r.problem, tuple(r.prefix_ids), r.seed): r for r in exhaustive.read("rollouts")}
     made = [r for r in run.read("rollouts") if (r.problem, tuple(r.prefix_ids), r.seed) in drawn]
     assert made == [drawn[r.problem, tuple(r.prefix_ids), r.seed] for r in made] != []
-    correct = {trace.problem for trace in run.read("traces") if trace.outcome == "correct"}
+    correct = {trace.problem for trace in run.read("traces") if trace.outcome == "correct" and trace.sample >= 0}
     cut = []
     for trace, values in zip(run.read("traces"), run.read("values"), strict=True):
         if trace.outcome == "correct":

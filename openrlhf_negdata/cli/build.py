@@ -20,13 +20,12 @@ import hashlib
 import itertools
 import json
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from openrlhf_negdata.datasets import advantage_weighted, prm, rft, spurious
+from openrlhf_negdata.datasets import advantage_weighted, hub, prm, rft, spurious
 from openrlhf_negdata.datasets.advantage_weighted import AdvantageWeighted
 from openrlhf_negdata.datasets.card import Figures, write_card
 from openrlhf_negdata.datasets.dpo import Dpo
@@ -78,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="decides what is drawn at random, and the order of the rows"
     )
     parser.add_argument("--local_dir", default=None, help="write a folder for the Hugging Face hub too: set and card")
+    parser.add_argument(
+        "--push_to_hub",
+        default=None,
+        metavar="NAME",
+        help="send that folder to the hub, as the data set NAME (a new one is private)",
+    )
 
     sizes = parser.add_argument_group("how much")
     sizes.add_argument(
@@ -101,7 +106,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     answers = parser.add_argument_group("rft")
-    answers.add_argument("--with_solutions", action="store_true", help="the teacher's solutions too")
+    answers.add_argument(
+        "--with_solutions",
+        action="store_true",
+        help="the teacher's solutions too; step-rft too, where `negdata value --value.solutions` valued them",
+    )
     answers.add_argument(
         "--distinct",
         choices=rft.DISTINCT,
@@ -191,7 +200,18 @@ def run(args: argparse.Namespace) -> None:
     stamp = output.with_name(f".{output.name}.settings.json")
     if output.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == identity:
         print(f"{output} is complete")
-        return
+    else:
+        stamp.unlink(missing_ok=True)
+        _build(args, folder, made, output, identity["input"])
+        write_jsonl(stamp, [identity])
+    if args.local_dir:
+        hub.write(Path(args.local_dir), output)
+    if args.push_to_hub:
+        hub.push(args.push_to_hub, output)
+
+
+def _build(args: argparse.Namespace, folder: Path, made: Run | None, output: Path, data: dict[str, Any]) -> None:
+    """Write the set and its card. ``data`` says what it is made of."""
     _check(args)
     task = _task(args.task, made)
     tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made else None
@@ -200,9 +220,9 @@ def run(args: argparse.Namespace) -> None:
     _check_input(args, folder, made, source)
     left_out = _left_out(args, source)
     validation = held_out(source.problems, args.validation, args.seed)
-    estimator = _estimator(args, args.pit)
-    accounts, figures, rows = [], Figures(), ShuffledRows(output)
-    apart = ShuffledRows(output.with_suffix(f".validation{output.suffix}"))
+    estimator = _estimator(args)
+    accounts, figures = [], Figures()
+    rows, apart = ShuffledRows(output), ShuffledRows(hub.validation(output))
     for arm in arms:
         arm.prepare(known for known in source if known.problem.id not in left_out)
         account = Account(arm.unit)
@@ -232,19 +252,25 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{folder}: no row is left for {args.arm} (dropped: {dropped or 'nothing came in'})")
     if len(rows) < args.size:
         raise UserError(f"--size {args.size}: {folder} gives {len(rows)} rows of {args.arm}")
-    stamp.unlink(missing_ok=True)
     written = rows.write(args.seed, args.size if args.size >= 0 else None)
     if args.validation:
         apart.write(args.seed)
-    command = f"negdata build {shlex.join(args.words)}"
-    notes = [note for arm in arms for note in arm.notes()]
-    extra = len(apart) if args.validation else None
-    set_by_hand = {key: value for key, value in _flags(args).items() if value != DEFAULTS.get_default(key)}
-    told = {"seed": args.seed} | set_by_hand
-    write_card(output, args.arm, command, told, identity["input"], accounts, notes, figures, written, len(rows), extra)
-    write_jsonl(stamp, [identity])
-    if args.local_dir:
-        _for_the_hub(Path(args.local_dir), output, apart.path if args.validation else None)
+    else:
+        apart.path.unlink(missing_ok=True)
+    told = {key: value for key, value in _flags(args).items() if value != DEFAULTS.get_default(key)}
+    write_card(
+        output,
+        args.arm,
+        f"negdata build {shlex.join(args.words)}",
+        {"seed": args.seed} | told,
+        data,
+        accounts,
+        [note for arm in arms for note in arm.notes()],
+        figures,
+        written,
+        len(rows),
+        len(apart) if args.validation else None,
+    )
     for account in accounts:
         print(
             f"{output}: {len(written)} rows; {account.total} {account.unit} in, {account.kept} kept, "
@@ -254,7 +280,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _flags(args: argparse.Namespace) -> dict:
     """The flags that decide the content of a set."""
-    apart = ("command", "arm", "input", "output", "local_dir", "words")
+    apart = ("command", "arm", "input", "output", "local_dir", "push_to_hub", "words")
     return {key: value for key, value in vars(args).items() if key not in apart}
 
 
@@ -301,6 +327,10 @@ def _check_input(args: argparse.Namespace, folder: Path, made: Run | None, sourc
                 else "traces.jsonl with graded answers"
             )
             raise UserError(f"{folder} has no {how}")
+    if args.arm == "step-rft" and args.with_solutions and not (made and made.manifest["settings"].get("solutions")):
+        raise UserError(
+            f"--with_solutions: {folder} has no values of solutions, `negdata value --value.solutions` makes them"
+        )
     if args.problems > len(source):
         raise UserError(f"--problems {args.problems}: {folder} has {len(source)}")
 
@@ -313,8 +343,8 @@ def _left_out(args: argparse.Namespace, source: Source) -> dict[str, str]:
     return {problem.id: "not_in_subset" for problem in source.problems if problem.id not in taken}
 
 
-def _estimator(args: argparse.Namespace, pit: str | None) -> Estimator:
-    return Estimator(pit or "lowest_q", args.best_of, args.best_of_biased, args.min_drop, args.confidence)
+def _estimator(args: argparse.Namespace) -> Estimator:
+    return Estimator(args.pit or "lowest_q", args.best_of, args.best_of_biased, args.min_drop, args.confidence)
 
 
 def _arms(args: argparse.Namespace, made: Run | None, task: Task, tokenizer: Any) -> list[Arm]:
@@ -331,11 +361,11 @@ def _arms(args: argparse.Namespace, made: Run | None, task: Task, tokenizer: Any
     if made is None or made.manifest["command"] != "value":
         return []  # and _check_input says so
     _check_rollouts(args, made)
-    estimator = _estimator(args, args.pit)
+    estimator = _estimator(args)
     if args.arm == "step-dpo":
         return [_step_dpo(args, estimator, made, task, tokenizer)]
     if args.arm == "step-rft":
-        return [StepRft(estimator, args.drop_share, args.correct_only, seed)]
+        return [StepRft(estimator, args.drop_share, args.correct_only, seed, args.with_solutions)]
     if args.arm == "advantage-weighted":
         return [AdvantageWeighted(estimator, args.beta, args.max_weight, args.normalise, per_problem, seed)]
     if args.arm == "spurious":
@@ -379,12 +409,3 @@ def _check_rollouts(args: argparse.Namespace, made: Run) -> None:
         raise UserError(
             f"--best_of {args.best_of} needs as many as {there}, and that is {needed} (or --best_of_biased)"
         )
-
-
-def _for_the_hub(folder: Path, output: Path, validation: Path | None) -> None:
-    """A folder that the Hugging Face hub shows, and `datasets.load_dataset` reads, as a data set."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(output, folder / "train.jsonl")
-    shutil.copyfile(output.with_name(f"{output.name}.card.md"), folder / "README.md")
-    if validation is not None:
-        shutil.copyfile(validation, folder / "validation.jsonl")

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from openrlhf_negdata import models, steps
@@ -28,6 +29,7 @@ from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.cli.show import show
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.rollouts import engines
+from openrlhf_negdata.rollouts.sampling import encode_response
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.jobs import ValueJob, ValueResult, ValueRun
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Answer, Budget
@@ -77,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--value.correct_per_problem", type=int, default=-1, help="distinct correct answers a problem; -1: all"
     )
+    parser.add_argument("--value.solutions", action="store_true", help="value the teacher's solutions too")
     parser.add_argument("--value.skip_all_right", action="store_true", help="skip problems without a wrong answer")
     parser.add_argument("--value.skip_all_wrong", action="store_true", help="skip problems without a right answer")
     parser.add_argument(
@@ -114,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
         "budget": asdict(budget),
         "steps": asdict(PRESETS[args.steps]),
         **{name: flags[f"value.{name}"] for name in WHICH},
+        **({"solutions": True} if flags["value.solutions"] else {}),
         "shard_size": args.shard_size,
         "seed": args.seed,
     }
@@ -173,6 +177,9 @@ def _value(graded: Run, output: Run, model: Path, flags: dict, budget: Budget) -
     given = graded.outcomes("traces")
     valued, rollouts = output.outcomes("traces"), output.outcomes("rollouts")
     counts = {"traces": given.total()} | {f"given_{outcome}": given[outcome] for outcome in OUTCOMES if given[outcome]}
+    counts |= {
+        "solutions": sum(pc.sum(pc.less(some["sample"], 0)).as_py() for some in output.columns("traces", "sample"))
+    }
     counts |= {"valued": valued.total()} | {f"valued_{outcome}": valued[outcome] for outcome in OUTCOMES}
     counts |= {f"dropped_{reason}": count for reason, count in sorted(dropped.items())}
     counts |= {"rollouts": rollouts.total()} | {f"rollouts_{outcome}": rollouts[outcome] for outcome in OUTCOMES}
@@ -211,9 +218,21 @@ def _write(
 
 
 def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Trace]]:
-    """The answers to value, problem by problem; ``dropped`` counts the others by reason."""
-    for _, traces in itertools.groupby(graded.read("traces"), key=lambda trace: trace.problem):
-        answers = choose(list(traces), flags, dropped)
+    """The answers to value, problem by problem; ``dropped`` counts the others by reason. A teacher's solution is the
+    last of them, number -1."""
+    solutions: dict[str, str] = {}
+    if flags["value.solutions"]:
+        tokenizer = graded.tokenizer()
+        solutions = {problem.id: problem.solution for problem in graded.problems() if problem.solution}
+    for problem, group in itertools.groupby(graded.read("traces"), key=lambda trace: trace.problem):
+        traces = list(group)
+        answers = choose(traces, flags, dropped)
+        if solution := solutions.get(problem):
+            ids = encode_response(tokenizer, solution)
+            if len(ids) > graded.manifest["settings"]["input"]["max_tokens"]:
+                dropped["solution_over_long"] += 1
+            else:
+                answers.append(Trace(problem, -1, traces[0].prompt_ids, ids, solution, "stop", CORRECT))
         if answers:
             yield answers
 

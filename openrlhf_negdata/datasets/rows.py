@@ -21,7 +21,7 @@ class Answered:
     """A problem, the answers to it, and where they were valued their step values and the rollouts behind them.
 
     ``teacher`` is the problem's solution as if it were an answer, number -1; None without one. Its ids, and
-    ``prompt_ids``, are None where there is no tokenizer.
+    ``prompt_ids``, are None where there is no tokenizer. ``teacher_values`` are its step values if it was valued.
     """
 
     problem: Problem
@@ -31,6 +31,7 @@ class Answered:
     traces: list[Trace]
     values: list[StepValues] = field(default_factory=list)
     rollouts: list[Rollout] = field(default_factory=list)
+    teacher_values: StepValues | None = None
 
     def valued(self) -> Iterator[tuple[Trace, StepValues]]:
         traces = {trace.sample: trace for trace in self.traces}

@@ -66,7 +66,12 @@ class Source:
                 solution_ids = encode_response(self.tokenizer, problem.solution)
             teacher = Trace(problem.id, -1, prompt_ids, solution_ids, problem.solution, "stop", CORRECT)
         prompt = self.task.prompt(problem.question)
-        return Answered(problem, prompt, prompt_ids, teacher, traces, list(values), list(rollouts))
+        answers = [trace for trace in traces if trace.sample >= 0]
+        if len(answers) < len(traces):
+            teacher = traces[-1]
+        own = [one for one in values if one.sample >= 0]
+        teacher_values = next((one for one in values if one.sample < 0), None)
+        return Answered(problem, prompt, prompt_ids, teacher, answers, own, list(rollouts), teacher_values)
 
 
 class _Groups:
