@@ -1,4 +1,5 @@
-"""JSON Lines in and out: malformed rows are named by line, files appear whole or not at all."""
+"""Rows in, from JSON Lines and other forms, and JSON Lines out: bad rows are named by file and line, files appear
+whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,19 +10,45 @@ import random
 import sys
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.forms import BadRow, json_lines, json_row, rows_of
 from openrlhf_negdata.tasks import Problem, Task
 
 Row = TypeVar("Row")
 
 
+class BadRowError(UserError):
+    """The first bad row of a user's file, where none may be left out."""
+
+
+@dataclass
+class Reading:
+    """What became of the rows of a user's files. Unless ``skip_bad_rows``, the first bad one is an error.
+
+    ``kept`` counts the others by the file, folder or data set they are of; ``left_out`` lists the bad ones: that name,
+    the file, the line and the reason.
+    """
+
+    skip_bad_rows: bool = False
+    kept: Counter[str] = field(default_factory=Counter)
+    left_out: list[tuple[str, str, int, str]] = field(default_factory=list)
+
+    def leave_out(self, source: str, file: str, number: int, bad: BadRow) -> None:
+        if not self.skip_bad_rows:
+            raise BadRowError(f"{file}:{number}: malformed row: {bad}")
+        self.left_out.append((source, file, number, bad.reason))
+
+
 def read_jsonl(path: str | Path, parse: Callable[[dict[str, Any], int], Row]) -> Iterator[Row]:
-    """``parse(row, line_number)`` of every line of ``path``, lazily; blank lines are passed over.
+    """``parse(row, line_number)`` of every line of ``path``, lazily; blank lines are passed over. Bytes that are not
+    UTF-8 come through, and go out again as they were.
 
     Raises:
         UserError: the file is missing, or a line is not a JSON object or lacks what ``parse`` looks up (with its
@@ -30,32 +57,69 @@ def read_jsonl(path: str | Path, parse: Callable[[dict[str, Any], int], Row]) ->
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("not a JSON object")
-                parsed = parse(row, number)
-            except KeyError as error:
-                raise UserError(f"{path}:{number}: malformed row: no field {error}") from None
-            except (ValueError, TypeError, AttributeError) as error:
-                raise UserError(f"{path}:{number}: malformed row: {error}") from None
+    for number, line in json_lines(path):
+        try:
+            parsed = _parsed(parse, json_row(line, "surrogateescape"), number)
+        except BadRow as bad:
+            raise UserError(f"{path}:{number}: malformed row: {bad}") from None
+        yield parsed
+
+
+def read_rows(
+    source: str | Path, parse: Callable[[dict[str, Any], int], Row], reading: Reading | None = None
+) -> Iterator[Row]:
+    """``parse(row, number)`` of every row of a user's file, folder or ``hf:`` name, lazily. ``number`` is the line of
+    the row in its file, and goes on from file to file."""
+    reading = reading or Reading()
+    name = source_name(source)
+    reading.kept[name] += 0
+    file_before, rows_before, last = "", 0, 0
+    for file, number, row in rows_of(source):
+        if file != file_before:
+            file_before, rows_before = file, rows_before + last
+        last = number
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            parsed = _parsed(parse, row, rows_before + number)
+        except BadRow as bad:
+            reading.leave_out(name, file, number, bad)
+        else:
+            reading.kept[name] += 1
             yield parsed
 
 
-def read_problems(path: str | Path, task: Task) -> list[Problem]:
-    """The problems of a JSON Lines file, as ``task`` reads its rows; their ids are unique."""
-    problems = list(read_jsonl(path, task.problem))
-    if not problems:
-        raise UserError(f"{path}: no problems in it")
+def source_name(source: str | Path) -> str:
+    """What a file, a folder or an ``hf:`` name is called in a table, wherever it lies."""
+    return str(source) if str(source).startswith("hf:") else Path(source).name
+
+
+def _parsed(parse: Callable[[dict[str, Any], int], Row], row: dict[str, Any], number: int) -> Row:
+    try:
+        return parse(row, number)
+    except BadRow:
+        raise
+    except KeyError as error:
+        raise BadRow("malformed", f"no field {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadRow("malformed", str(error)) from None
+
+
+def read_problems(source: str | Path, task: Task, reading: Reading | None = None) -> list[Problem]:
+    """The problems of a file, a folder or an ``hf:`` name, as ``task`` reads its rows; their ids are unique."""
     seen: set[str] = set()
-    for problem in problems:
+
+    def parse(row: dict[str, Any], number: int) -> Problem:
+        problem = task.problem(row, number)
         if problem.id in seen:
-            raise UserError(f"{path}: two problems have the id {problem.id!r}")
+            raise BadRow("duplicate_id", f"two problems have the id {problem.id!r}")
         seen.add(problem.id)
+        return problem
+
+    problems = list(read_rows(source, parse, reading))
+    if not problems:
+        bad = f": each of its {len(reading.left_out)} rows is bad" if reading and reading.left_out else ""
+        raise UserError(f"{source}: no problems in it{bad}")
     return problems
 
 

@@ -107,7 +107,7 @@ def sample(files: Path, **changed: object) -> list[object]:
         ("malformed", "{}/malformed.jsonl:3: malformed row: "),
         ("array", "{}/array.jsonl:2: malformed row: not a JSON object"),
         ("no_gold", "{}/no_gold.jsonl:3: malformed row: no field 'gold'"),
-        ("twice", "{}/twice.jsonl: two problems have the id '7'"),
+        ("twice", "{}/twice.jsonl:2: malformed row: two problems have the id '7'"),
     ],
 )
 def test_bad_problems_are_named_by_file_and_line(files, capsys, problems, says):

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openrlhf_negdata.datasets.own import read_solutions
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace, read_solutions
+from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.tasks import OUTCOMES, Problem, load
 
 PROBLEMS = [Problem("a", "q\n?", "1"), Problem("b", "é 漢", "2", "so\n#### 2")]

@@ -7,9 +7,13 @@ every one.
     negdata build step-dpo --input values --pairing siblings --output step_dpo.jsonl
 
 --input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for
-rft and dpo, traces.jsonl: rows of `negdata grade` with "problem", the id of their problem. The other arms are made of
-step values. Rows of the set hold text and token ids: those that were sampled, or, of a folder of your own, those that
---tokenizer makes of its text. Without --tokenizer such a set is text alone, for OpenRLHF's own trainers. The card is
+rft and dpo, traces.jsonl: rows of `negdata grade` with "problem", the id of their problem, or "question", its text.
+The other arms are made of step values. Problems that lie elsewhere, or in another form, are named by --problems_from:
+
+    negdata build sft --task gsm8k --problems_from hf:openai/gsm8k:main:train --output sft.jsonl
+
+Rows of the set hold text and token ids: those that were sampled, or, of a folder of your own, those that --tokenizer
+makes of its text. Without --tokenizer such a set is text alone, for OpenRLHF's own trainers. The card is
 OUTPUT.card.md. docs/sets.md says what each arm is.
 """
 
@@ -32,14 +36,15 @@ from openrlhf_negdata.datasets.dpo import Dpo
 from openrlhf_negdata.datasets.dpo_edit_distance import DpoEditDistance
 from openrlhf_negdata.datasets.prm import Prm
 from openrlhf_negdata.datasets.rft import Rft
-from openrlhf_negdata.datasets.rows import Account, Arm, readable
+from openrlhf_negdata.datasets.rows import Account, Arm, Row, readable
 from openrlhf_negdata.datasets.sft import Sft
 from openrlhf_negdata.datasets.source import Source, first_problems, held_out
 from openrlhf_negdata.datasets.spurious import Spurious
 from openrlhf_negdata.datasets.step_dpo import Algorithm1, SharedPrefix, Siblings
 from openrlhf_negdata.datasets.step_rft import StepRft
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import ShuffledRows, write_jsonl
+from openrlhf_negdata.files import BadRowError, Reading, ShuffledRows, source_name, write_jsonl
+from openrlhf_negdata.forms import ACCEPTED, rows_of
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
@@ -64,7 +69,10 @@ PAIRINGS = ("algorithm1", "shared_prefix", "siblings")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arm", choices=tuple(ARMS), help="which training set")
-    parser.add_argument("--input", required=True, help="run folder, or a folder with problems.jsonl")
+    parser.add_argument("--input", default=None, help="run folder, or a folder with problems.jsonl and traces.jsonl")
+    parser.add_argument(
+        "--problems_from", default=None, help=f"the problems, if the folder has no problems.jsonl: {ACCEPTED}"
+    )
     parser.add_argument("--output", required=True, help="the .jsonl file to write")
     parser.add_argument("--task", default=None, help="what the problems are; a run folder says so itself")
     parser.add_argument("--tokenizer", default=None, help="model folder whose tokenizer makes the ids")
@@ -72,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data.apply_chat_template",
         action="store_true",
         help="with --tokenizer: write prompts with its chat template",
+    )
+    parser.add_argument(
+        "--skip_bad_rows",
+        action="store_true",
+        help="leave out bad rows of your own files, count them on the card and list them in OUTPUT.dropped.jsonl; "
+        "without it the first one is an error",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="decides what is drawn at random, and the order of the rows"
@@ -94,6 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=-1,
         help="rows a problem at most: right answers of rft, wrong ones of dpo, pairs, answers; -1: all",
+    )
+    sizes.add_argument(
+        "--data.max_len",
+        type=int,
+        default=-1,
+        help="leave out rows whose prompt and longest side have more tokens, before --size; -1: none",
     )
     sizes.add_argument(
         "--balanced", action="store_true", help="leave out problems that give fewer than --per_problem rows"
@@ -191,18 +211,20 @@ add_arguments(DEFAULTS)
 
 
 def run(args: argparse.Namespace) -> None:
-    folder, output = Path(args.input), Path(args.output)
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}")
-    made = Run.open(folder) if (folder / "manifest.json").is_file() else None
-    identity = {"arm": args.arm, "input": made.manifest["settings"] if made else _digests(folder), **_flags(args)}
+    folder, output = _input(args), Path(args.output)
+    made = Run.open(folder) if folder and (folder / "manifest.json").is_file() else None
+    data = made.manifest["settings"] if made else _digests(folder, args.problems_from)
+    identity = {"arm": args.arm, "input": data, **_flags(args)}
     identity = json.loads(json.dumps(identity))
     stamp = output.with_name(f".{output.name}.settings.json")
     if output.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == identity:
         print(f"{output} is complete")
     else:
         stamp.unlink(missing_ok=True)
-        _build(args, folder, made, output, identity["input"])
+        try:
+            _build(args, folder, made, output, identity["input"])
+        except BadRowError as error:
+            raise UserError(f"{error} (--skip_bad_rows leaves such rows out)") from None
         write_jsonl(stamp, [identity])
     if args.local_dir:
         hub.write(Path(args.local_dir), output)
@@ -210,18 +232,41 @@ def run(args: argparse.Namespace) -> None:
         hub.push(args.push_to_hub, output)
 
 
-def _build(args: argparse.Namespace, folder: Path, made: Run | None, output: Path, data: dict[str, Any]) -> None:
+def _input(args: argparse.Namespace) -> Path | None:
+    """The input folder; None where problems that lie elsewhere are all there is."""
+    if args.input is None:
+        if args.problems_from is None:
+            raise UserError("--input FOLDER is needed, or --problems_from where problems are all there is")
+        return None
+    folder = Path(args.input)
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    own = next((name for name in ("manifest.json", "problems.jsonl") if (folder / name).is_file()), None)
+    if args.problems_from and own:
+        raise UserError(f"--problems_from {args.problems_from}: {folder} has problems of its own ({own})")
+    if not args.problems_from and not own:
+        raise UserError(f"no such file: {folder / 'problems.jsonl'} (--problems_from says where else they are)")
+    return folder
+
+
+def _build(
+    args: argparse.Namespace, folder: Path | None, made: Run | None, output: Path, data: dict[str, Any]
+) -> None:
     """Write the set and its card. ``data`` says what it is made of."""
     _check(args)
     task = _task(args.task, made)
     tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made else None
-    source = Source(folder, task, tokenizer, vars(args)["data.apply_chat_template"], ARMS[args.arm])
+    max_len = _max_len(args, tokenizer)
+    reading = Reading(args.skip_bad_rows)
+    template = vars(args)["data.apply_chat_template"]
+    source = Source(folder, task, tokenizer, template, ARMS[args.arm], args.problems_from, reading)
     arms = _arms(args, made, task, tokenizer)
-    _check_input(args, folder, made, source)
+    where = args.input or args.problems_from
+    _check_input(args, where, made, source)
     left_out = _left_out(args, source)
     validation = held_out(source.problems, args.validation, args.seed)
     estimator = _estimator(args)
-    accounts, figures = [], Figures()
+    accounts, figures, over_long = _read(reading), Figures(), 0
     rows, apart = ShuffledRows(output), ShuffledRows(hub.validation(output))
     for arm in arms:
         arm.prepare(known for known in source if known.problem.id not in left_out)
@@ -232,10 +277,12 @@ def _build(args: argparse.Namespace, folder: Path, made: Run | None, output: Pat
             if known.problem.id in left_out:
                 mine.drop(left_out[known.problem.id], arm.units(known))
             else:
-                found = list(arm.rows(known, mine))
+                every = list(arm.rows(known, mine))
+                found = [row for row in every if max_len < 0 or _tokens(row) <= max_len]
                 if args.balanced and len(found) < args.per_problem:
                     mine.drop("too_few_for_balance", mine.kept)
-                    mine.kept, found = 0, []
+                    mine.kept, every, found = 0, [], []
+                over_long += len(every) - len(found)
             account.add(mine)
             figures.see(known, estimator)
             for row in found:
@@ -249,14 +296,20 @@ def _build(args: argparse.Namespace, folder: Path, made: Run | None, output: Pat
         accounts.append(account)
     if not len(rows):
         dropped = {reason: count for account in accounts for reason, count in account.dropped.items()}
-        raise UserError(f"{folder}: no row is left for {args.arm} (dropped: {dropped or 'nothing came in'})")
+        dropped |= {"over_long": over_long} if over_long else {}
+        raise UserError(f"{where}: no row is left for {args.arm} (dropped: {dropped or 'nothing came in'})")
     if len(rows) < args.size:
-        raise UserError(f"--size {args.size}: {folder} gives {len(rows)} rows of {args.arm}")
+        raise UserError(f"--size {args.size}: {where} gives {len(rows)} rows of {args.arm}")
     written = rows.write(args.seed, args.size if args.size >= 0 else None)
     if args.validation:
         apart.write(args.seed)
     else:
         apart.path.unlink(missing_ok=True)
+    _list_bad_rows(reading, output)
+    counts = [("made", len(rows) + len(apart) + over_long), ("here", len(written))]
+    counts += [("in the file for validation", len(apart))] if args.validation else []
+    counts += [("left out: over_long", over_long)] if max_len > 0 else []
+    counts += [("left out by --size", len(rows) - len(written))] if len(rows) > len(written) else []
     told = {key: value for key, value in _flags(args).items() if value != DEFAULTS.get_default(key)}
     write_card(
         output,
@@ -268,26 +321,59 @@ def _build(args: argparse.Namespace, folder: Path, made: Run | None, output: Pat
         [note for arm in arms for note in arm.notes()],
         figures,
         written,
-        len(rows),
-        len(apart) if args.validation else None,
+        counts,
     )
     for account in accounts:
         print(
             f"{output}: {len(written)} rows; {account.total} {account.unit} in, {account.kept} kept, "
             f"dropped {dict(sorted(account.dropped.items())) or 'none'}"
         )
+    if over_long:
+        print(f"{output}: {over_long} rows over --data.max_len {max_len} are left out")
+
+
+def _tokens(row: Row) -> int:
+    """The tokens of the prompt and the longest side."""
+    sides = [len(ids) for name, ids in row.items() if name.endswith("_ids") and name != "prompt_ids"]
+    return len(row["prompt_ids"]) + max(sides)
+
+
+def _read(reading: Reading) -> list[Account]:
+    """What became of the rows that were read, where bad ones may be left out: an account a file."""
+    accounts = {name: Account(f"rows of {name}", kept) for name, kept in reading.kept.items()}
+    for name, _, _, reason in reading.left_out:
+        accounts[name].drop(reason)
+    return list(accounts.values()) if reading.skip_bad_rows else []
+
+
+def _list_bad_rows(reading: Reading, output: Path) -> None:
+    """Write OUTPUT.dropped.jsonl: which rows reading left out, and why."""
+    listed = output.with_name(f"{output.name}.dropped.jsonl")
+    if reading.skip_bad_rows:
+        bad = ({"file": file, "line": number, "reason": reason} for _, file, number, reason in reading.left_out)
+        write_jsonl(listed, bad)
+    else:
+        listed.unlink(missing_ok=True)
 
 
 def _flags(args: argparse.Namespace) -> dict:
     """The flags that decide the content of a set."""
-    apart = ("command", "arm", "input", "output", "local_dir", "push_to_hub", "words")
+    apart = ("command", "arm", "input", "problems_from", "output", "local_dir", "push_to_hub", "words")
     return {key: value for key, value in vars(args).items() if key not in apart}
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """The content of a folder that no command of ours made."""
-    files = [folder / name for name in ("problems.jsonl", "traces.jsonl") if (folder / name).is_file()]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def _digests(folder: Path | None, problems_from: str | None) -> dict[str, str]:
+    """The content of a folder that no command of ours made, and of problems that lie elsewhere."""
+    digests = {}
+    if problems_from:
+        digest = hashlib.sha256()
+        for _, number, row in rows_of(problems_from):
+            digest.update(f"{number} {row!r}\n".encode("utf-8", "surrogatepass"))
+        digests[source_name(problems_from)] = digest.hexdigest()
+    for file in (folder / name for name in ("problems.jsonl", "traces.jsonl")) if folder else ():
+        if file.is_file():
+            digests[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return digests
 
 
 def _task(name: str | None, made: Run | None) -> Task:
@@ -312,7 +398,17 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--per_problem N is needed: by --balanced, by --most_different and by the arm spurious")
 
 
-def _check_input(args: argparse.Namespace, folder: Path, made: Run | None, source: Source) -> None:
+def _max_len(args: argparse.Namespace, tokenizer: Any) -> int:
+    max_len = vars(args)["data.max_len"]
+    if max_len == 0 or max_len < -1:
+        raise UserError(f"--data.max_len must be -1 or at least 1, not {max_len}")
+    if max_len > 0 and (tokenizer is None or args.arm == "prm"):
+        how = "rows of prm are text alone" if args.arm == "prm" else "give --tokenizer, or a run folder"
+        raise UserError(f"--data.max_len needs token ids: {how}")
+    return max_len
+
+
+def _check_input(args: argparse.Namespace, folder: str, made: Run | None, source: Source) -> None:
     """Raise unless the input has what the arm is made of."""
     if ARMS[args.arm] > 1:
         if made is None or made.manifest["command"] != "value":

@@ -25,6 +25,7 @@ from openrlhf_negdata import models
 from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_response_tokens, read_sampling
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
+from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.grading import grade_rows
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.sampling import decode_responses, encode_prompt
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", required=True, help="what the problems are: a built-in task, or the path of a .py file"
     )
-    parser.add_argument("--problems", required=True, help=".jsonl file of held-out problems")
+    parser.add_argument("--problems", required=True, help=f"held-out problems: {ACCEPTED}")
     parser.add_argument(
         "--models", required=True, nargs="+", metavar="ARM=MODEL", help="policies, each with the name of its arm"
     )

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
+from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.sampling import answer_problems, encode_prompt
 from openrlhf_negdata.rollouts.store import Run, Trace
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", required=True, help="what the problems are: a built-in task, or the path of a .py file"
     )
-    parser.add_argument("--problems", required=True, help=".jsonl file of problems")
+    parser.add_argument("--problems", required=True, help=f"the problems: {ACCEPTED}")
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy: a model folder")
     parser.add_argument("--output", required=True, help="the run folder to write")
     parser.add_argument("--rollout.n_samples_per_prompt", type=int, default=8, help="responses a problem")

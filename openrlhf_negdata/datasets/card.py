@@ -58,21 +58,18 @@ def write_card(
     notes: list[str],
     figures: Figures,
     written: Sequence[int],
-    made: int,
-    validation: int | None,
+    counts: Sequence[tuple[str, int]],
 ) -> None:
-    """Write ``FILE.card.md`` beside a training set of ``written`` of the ``made`` rows."""
+    """Write ``FILE.card.md`` beside a training set of the ``written`` rows. ``counts``: how many were made, and where
+    they are."""
     lines = [*_front_matter(path, len(written)), f"# {path.name}", ""]
     lines += [f"{len(written)} rows, arm `{arm}`, made by openrlhf_negdata {__version__}:", "", f"    {command}", ""]
     lines += [f"- {key}: `{value}`" for key, value in settings.items()]
     lines += ["", "Made of:", "", "```json", json.dumps(data, indent=1), "```"]
     for account in accounts:
-        counts = [(f"dropped: {reason}", count) for reason, count in sorted(account.dropped.items())]
-        lines += _table((account.unit, "count"), [("in", account.total), ("kept", account.kept), *counts])
-    rows = [("made", made), ("here", len(written))]
-    rows += [("in the file for validation", validation)] if validation is not None else []
-    rows += [("left out by --size", made - len(written))] if made > len(written) else []
-    lines += _table(("rows", "count"), rows)
+        dropped = [(f"dropped: {reason}", count) for reason, count in sorted(account.dropped.items())]
+        lines += _table((account.unit, "count"), [("in", account.total), ("kept", account.kept), *dropped])
+    lines += _table(("rows", "count"), counts)
     lines += [line for note in notes for line in ("", note)]
     if figures.outcomes:
         lines += _table(("answers that went in", "count"), sorted(figures.outcomes.items()))

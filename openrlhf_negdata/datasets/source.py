@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from openrlhf_negdata.datasets.own import read_solutions
 from openrlhf_negdata.datasets.rows import Answered
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import Reading
 from openrlhf_negdata.rollouts.sampling import encode_prompt, encode_response
-from openrlhf_negdata.rollouts.store import Run, Trace, read_solutions
+from openrlhf_negdata.rollouts.store import Run, Trace
 from openrlhf_negdata.tasks import CORRECT, Problem, Task
 
 
@@ -21,19 +23,27 @@ class Source:
     are read problem by problem: they need not fit into memory."""
 
     def __init__(
-        self, folder: str | Path, task: Task, tokenizer: Any | None, chat_template: bool, tables: int
+        self,
+        folder: str | Path | None,
+        task: Task,
+        tokenizer: Any | None,
+        chat_template: bool,
+        tables: int,
+        problems_from: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
-        """``tables``: how many of traces, values and rollouts are read."""
+        """``tables``: how many of traces, values and rollouts are read. ``problems_from``: where the problems of a
+        folder of one's own are, if they are not in it."""
         self.task, self.tokenizer, self.chat_template = task, tokenizer, chat_template
         self.run: Run | None = None
         self.tables = ("traces", "values", "rollouts")[:tables]
         self.own: dict[str, list[Trace]] = {}
-        if (Path(folder) / "manifest.json").is_file():
+        if folder and (Path(folder) / "manifest.json").is_file():
             self.run = Run.open(folder)
             self.problems = self.run.problems()
         else:
-            self.problems, traces = read_solutions(folder, task)
-            for trace in traces if tables else ():
+            self.problems, traces = read_solutions(folder, task, problems_from, reading, tables > 0)
+            for trace in traces:
                 self.own.setdefault(trace.problem, []).append(trace)
 
     def __len__(self) -> int:

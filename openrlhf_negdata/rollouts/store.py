@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import only_writer, read_jsonl, read_problems, write_json, write_jsonl
+from openrlhf_negdata.files import only_writer, read_jsonl, write_json, write_jsonl
 from openrlhf_negdata.models import load_tokenizer
-from openrlhf_negdata.tasks import OUTCOMES, Problem, Task, load
+from openrlhf_negdata.tasks import Problem, Task, load
 
 
 @dataclass(frozen=True)
@@ -300,38 +300,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         return {"command": manifest["command"], "settings": dict(manifest["settings"]), **manifest}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'manifest.json'}: not a manifest: {error!r}") from None
-
-
-def read_solutions(folder: str | Path, task: Task) -> tuple[list[Problem], list[Trace]]:
-    """Problems and graded answers that were made elsewhere: ``problems.jsonl``, and ``traces.jsonl`` if there is one.
-
-    A row of traces.jsonl is a row `negdata grade` wrote, with ``problem``, the id of its problem.
-    """
-    folder = Path(folder)
-    problems = read_problems(folder / "problems.jsonl", task)
-    if not (folder / "traces.jsonl").exists():
-        return problems, []
-    known = {problem.id for problem in problems}
-    samples: dict[str, int] = dict.fromkeys(known, 0)
-
-    def parse(row: dict[str, Any], _: int) -> Trace:
-        problem, outcome = str(row["problem"]), row["outcome"]
-        if problem not in known:
-            raise ValueError(f"no problem has the id {problem!r}")
-        if outcome not in OUTCOMES:
-            raise ValueError(f"outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
-        if not isinstance(row["response"], str):
-            raise ValueError(f"response is {row['response']!r}, not text")
-        samples[problem] += 1
-        return Trace(
-            problem=problem,
-            sample=samples[problem] - 1,
-            prompt_ids=None,
-            token_ids=None,
-            text=row["response"],
-            finish_reason=row.get("finish_reason"),
-            outcome=outcome,
-            answer=row.get("answer"),
-        )
-
-    return problems, list(read_jsonl(folder / "traces.jsonl", parse))
