@@ -65,6 +65,24 @@ def test_every_row_comes_back_in_order_with_its_outcome_and_all_its_fields(tmp_p
     assert target.read_bytes() == first
 
 
+def test_a_row_of_several_responses_gets_an_outcome_for_each(tmp_path, capsys):
+    rows = [
+        {"gold": "2", "response": ["#### 2", "#### 3", "#### 2"], "finish_reason": ["stop", "stop", "length"]},
+        {"gold": "2", "response": []},
+        {"gold": "2", "response": "#### 2"},
+        {"gold": "2", "response": ["so"]},
+    ]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert grade("--task", "gsm8k", "--input", source, "--output", target) == 0
+    assert [(row["outcome"], row["answer"]) for row in read(target)] == [
+        (["correct", "wrong", "truncated"], ["2", "3", None]),
+        ([], []),
+        ("correct", "2"),
+        (["no_answer"], [None]),
+    ]
+    assert "5 graded: 2 correct, 1 wrong, 1 truncated, 1 no_answer" in capsys.readouterr().out
+
+
 def test_a_slow_task_grades_a_file_too(tmp_path):
     rows = [{"gold": "1/2", "response": r"\boxed{0.5}"}, {"gold": "2", "response": r"\boxed{5^{5^{5^{5^{5}}}}}"}]
     source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
@@ -80,6 +98,11 @@ def test_a_slow_task_grades_a_file_too(tmp_path):
         ('{"gold": "1", "response": null}', "in.jsonl:2: malformed row: response is None, not text"),
         ('{"gold": ["1"], "response": "1"}', "in.jsonl:2: malformed row: gold is ['1'], not text or a number"),
         ('{"gold": "1", "response": "1", "finish_reason": 1}', "in.jsonl:2: malformed row: finish_reason is 1"),
+        ('{"gold": "1", "response": ["1", 2]}', "in.jsonl:2: malformed row: response is 2, not text"),
+        (
+            '{"gold": "1", "response": ["1"], "finish_reason": []}',
+            "in.jsonl:2: malformed row: response is a list of 1",
+        ),
         ('{"gold": "1", "resp', "in.jsonl:2: malformed row"),
     ],
 )

@@ -4,9 +4,9 @@ r"""Grade answers.
 
 Each line of the input is {"gold": ..., "response": ...}, perhaps with "finish_reason". Each is written back, in order,
 with "outcome" (correct, wrong, truncated, no_answer or timed_out) and "answer" (what was extracted, or null) added and
-all other fields kept. A response with finish_reason "length" is truncated whatever it says. The output appears whole
-or not at all. Run again, the command grades again: grading is cheap, and nothing less shows that an output belongs to
-its input.
+all other fields kept. A response with finish_reason "length" is truncated whatever it says. Where "response" is a list
+of answers to one problem, "outcome" and "answer" are lists too. The output appears whole or not at all. Run again, the
+command grades again: grading is cheap, and nothing less shows that an output belongs to its input.
 
   negdata grade --input runs/sampled --output runs/graded
 
@@ -71,14 +71,18 @@ def _grade_file(args: argparse.Namespace) -> None:
     def graded_rows() -> Iterator[dict[str, Any]]:
         grades = grade_rows(
             task,
-            ((str(row["gold"]), row["response"], row.get("finish_reason")) for row in read_jsonl(args.input, _parse)),
+            (answer for row in read_jsonl(args.input, _parse) for answer in _answers(row)),
             args.timeout,
             args.workers,
         )
-        rows = zip(read_jsonl(args.input, _parse), grades, strict=True)
-        for row, graded in tqdm(rows, total=total, desc="grade", unit="row", disable=None):
-            counts[graded.outcome] += 1
-            yield {**row, "outcome": graded.outcome, "answer": graded.answer}
+        for row in tqdm(read_jsonl(args.input, _parse), total=total, desc="grade", unit="row", disable=None):
+            graded = [next(grades) for _ in _answers(row)]
+            outcomes, answers = [one.outcome for one in graded], [one.answer for one in graded]
+            counts.update(outcomes)
+            if not isinstance(row["response"], list):
+                yield {**row, "outcome": outcomes[0], "answer": answers[0]}
+            else:
+                yield {**row, "outcome": outcomes, "answer": answers}
 
     write_jsonl(args.output, graded_rows())
     print(f"{args.output}: {_summary(counts)}")
@@ -87,11 +91,23 @@ def _grade_file(args: argparse.Namespace) -> None:
 def _parse(row: dict[str, Any], _: int) -> dict[str, Any]:
     if isinstance(row["gold"], bool) or not isinstance(row["gold"], (str, int, float)):
         raise ValueError(f"gold is {row['gold']!r}, not text or a number")
-    if not isinstance(row["response"], str):
-        raise ValueError(f"response is {row['response']!r}, not text")
-    if not isinstance(row.get("finish_reason"), (str, type(None))):
-        raise ValueError(f"finish_reason is {row['finish_reason']!r}, not text or null")
+    for _gold, response, reason in _answers(row):
+        if not isinstance(response, str):
+            raise ValueError(f"response is {response!r}, not text")
+        if not isinstance(reason, (str, type(None))):
+            raise ValueError(f"finish_reason is {reason!r}, not text or null")
     return row
+
+
+def _answers(row: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """The gold answer, the response and the finish reason of each answer in a row."""
+    gold, responses, reasons = str(row["gold"]), row["response"], row.get("finish_reason")
+    if not isinstance(responses, list):
+        return [(gold, responses, reasons)]
+    reasons = reasons if isinstance(reasons, list) else [reasons] * len(responses)
+    if len(reasons) != len(responses):
+        raise ValueError(f"response is a list of {len(responses)}, finish_reason of {len(reasons)}")
+    return [(gold, response, reason) for response, reason in zip(responses, reasons, strict=True)]
 
 
 def _grade_run(args: argparse.Namespace) -> None:
