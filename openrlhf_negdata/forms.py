@@ -114,18 +114,20 @@ def _of_parquet(path: Path) -> Iterator[Found]:
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            for i in range(len(batch)):
+            for row in _of_batch(batch):
                 number += 1
-                yield str(path), number, _or_bad(_of_batch, batch, i)
+                yield str(path), number, row
     except pa.ArrowInvalid as error:
         raise UserError(f"{path}: not a parquet file that can be read: {error}") from None
 
 
-def _of_batch(batch: Any, number: int) -> dict[str, Any]:
+def _of_batch(batch: Any) -> list[dict[str, Any] | BadRow]:
     try:
-        return batch.slice(number, 1).to_pylist()[0]
+        return batch.to_pylist()
     except UnicodeError as error:
-        raise BadRow("not_utf8", f"not UTF-8: {error}") from None
+        if len(batch) == 1:
+            return [BadRow("not_utf8", f"not UTF-8: {error}")]
+        return [row for i in range(len(batch)) for row in _of_batch(batch.slice(i, 1))]
 
 
 #: Files whose rows can be named one by one; all others are read as JSON Lines.

@@ -24,6 +24,7 @@ import hashlib
 import itertools
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,7 @@ def _build(
     source = Source(folder, task, tokenizer, template, ARMS[args.arm], args.problems_from, reading)
     arms = _arms(args, made, task, tokenizer)
     where = args.input or args.problems_from
-    _check_input(args, where, made, source)
+    _check_input(args, where, made, source, reading)
     left_out = _left_out(args, source)
     validation = held_out(source.problems, args.validation, args.seed)
     estimator = _estimator(args)
@@ -408,7 +409,7 @@ def _max_len(args: argparse.Namespace, tokenizer: Any) -> int:
     return max_len
 
 
-def _check_input(args: argparse.Namespace, folder: str, made: Run | None, source: Source) -> None:
+def _check_input(args: argparse.Namespace, folder: str, made: Run | None, source: Source, reading: Reading) -> None:
     """Raise unless the input has what the arm is made of."""
     if ARMS[args.arm] > 1:
         if made is None or made.manifest["command"] != "value":
@@ -422,7 +423,8 @@ def _check_input(args: argparse.Namespace, folder: str, made: Run | None, source
                 if made
                 else "traces.jsonl with graded answers"
             )
-            raise UserError(f"{folder} has no {how}")
+            bad = Counter(reason for name, _, _, reason in reading.left_out if name == "traces.jsonl")
+            raise UserError(f"{folder} has no {how}" + (f": all rows of it are bad ({dict(bad)})" if bad else ""))
     if args.arm == "step-rft" and args.with_solutions and not (made and made.manifest["settings"].get("solutions")):
         raise UserError(
             f"--with_solutions: {folder} has no values of solutions, `negdata value --value.solutions` makes them"
