@@ -21,6 +21,7 @@ import asyncio
 import json
 import math
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,8 @@ async def _make_attempts(
         _write_manifest(output, settings, count)
         journal = Journal(output / "journal.jsonl")
         owed = _owed(journal, count)
-        numbers, said = iter(owed), set[str]()
+        numbers = iter(owed)
+        said = set[str]()  # of a kind of trouble, the first is told at once
         with tqdm(total=count, initial=count - len(owed), desc="synthesize", unit="attempt") as bar:
 
             async def work() -> None:
@@ -242,7 +244,7 @@ async def _make_attempts(
                     bar.update()
                     if row["outcome"] in ("rejected", "failed") and row["outcome"] not in said:
                         said.add(row["outcome"])
-                        bar.write(f"the first attempt that was {row['outcome']}, number {number}: {row['detail']}")
+                        tqdm.write(f"attempt {number} {row['outcome']}: {row['detail']}", file=sys.stderr)
 
             try:
                 async with asyncio.TaskGroup() as workers:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import math
 import random
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -109,10 +111,7 @@ class ChatServer:
                 if response.status_code not in _TRY_AGAIN and response.status_code < 500:
                     self._leave_unanswered(problem)
                     raise Rejected(problem)
-                asked = _retry_after(response)
-                if asked is not None:
-                    self._hold(asked)
-                    wait = 0.0
+                self._hold(_retry_after(response))
             except (httpx.RequestError, TimeoutError) as error:
                 problem = _reason(error)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -150,7 +149,7 @@ class ChatServer:
     def _hold(self, seconds: float) -> None:
         """Send nothing for ``seconds``."""
         if seconds > LONGEST_WAIT:
-            tqdm.write(f"the server asks to wait {seconds:,.0f} s")
+            tqdm.write(f"the server asks to wait {seconds:,.0f} s", file=sys.stderr)
         self._next_turn = max(self._next_turn, time.monotonic() + seconds)
 
     def _check_access(self, response: httpx.Response) -> None:
@@ -182,14 +181,15 @@ def _read(response: httpx.Response) -> Reply:
     return Reply(text, choice.get("finish_reason"), usage.get("prompt_tokens"), usage.get("completion_tokens"))
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds to wait, from a header that gives seconds or a date."""
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait, by a header that gives seconds or a date; 0 where it does not say."""
     value = response.headers.get("Retry-After", "")
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
         date = email.utils.parsedate_tz(value)
-        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+        seconds = email.utils.mktime_tz(date) - time.time() if date else 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 def _reason(error: Exception) -> str:

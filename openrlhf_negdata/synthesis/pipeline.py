@@ -137,7 +137,7 @@ class Recipe:
         row = {"id": f"syn-{number}", "question": question, "gold": answer, "solution": solution}
         try:
             return self.grader.task.problem(row, number)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             return None
 
 
