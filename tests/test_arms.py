@@ -425,6 +425,28 @@ def test_subsets_nest_and_sizes_are_exact(world):
     assert set(counts) == {p.id for p in PROBLEMS if len(world.of(p.id, "correct")) >= 2}
 
 
+def test_problems_of_a_test_set_are_left_out_and_counted(world, tmp_path):
+    """World's questions are runs of question marks, which are no words; here they have some."""
+    questions = [
+        "How many apples has Ann?",
+        "How much is 3 + 4?",
+        "Tom has 5 pens and buys 7 more. How many pens now?",
+    ]
+    rows = [{"question": question, "answer": f"So.\n#### {i}"} for i, question in enumerate(questions)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tests = {"small": "how MANY apples has Ann", "other": "Sue has 9 pens and buys 7 more. What is left?"}
+    for name, question in tests.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": question, "answer": "#### 1"}))
+    words = ["build", "sft", "--task", "gsm8k", "--input", tmp_path, "--output", tmp_path / "set.jsonl"]
+    words += ["--decontaminate", tmp_path / "small.jsonl", tmp_path / "other.jsonl"]
+    for n, kept in ((13, questions[1:]), (4, questions[1:2]), (6, questions[1:])):
+        assert main(list(map(str, [*words, "--ngram", n]))) == 0
+        assert sorted(row["prompt"] for row in read(tmp_path / "set.jsonl")) == sorted(map(TASK.prompt, kept))
+        card = (tmp_path / "set.jsonl.card.md").read_text()
+        assert "| dropped: contaminated_by_small | 1 |" in card
+        assert ("| dropped: contaminated_by_other | 1 |" in card) == (n == 4)
+
+
 def test_validation_takes_whole_problems(world):
     everything = world.build("rft")
     train = world.build("rft", "--validation", 0.25, "--local_dir", world.folder / "hub")

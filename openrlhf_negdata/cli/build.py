@@ -28,6 +28,7 @@ from tqdm import tqdm
 from openrlhf_negdata.datasets import advantage_weighted, hub, prm, rft, spurious
 from openrlhf_negdata.datasets.advantage_weighted import AdvantageWeighted
 from openrlhf_negdata.datasets.card import Figures, write_card
+from openrlhf_negdata.datasets.decontaminate import HeldOut
 from openrlhf_negdata.datasets.dpo import Dpo
 from openrlhf_negdata.datasets.dpo_edit_distance import DpoEditDistance
 from openrlhf_negdata.datasets.prm import Prm
@@ -39,7 +40,7 @@ from openrlhf_negdata.datasets.spurious import Spurious
 from openrlhf_negdata.datasets.step_dpo import Algorithm1, SharedPrefix, Siblings
 from openrlhf_negdata.datasets.step_rft import StepRft
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import ShuffledRows, write_jsonl
+from openrlhf_negdata.files import ShuffledRows, read_problems, write_jsonl
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
@@ -103,6 +104,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         help="share of the problems whose rows go to OUTPUT's name with .validation before its suffix",
+    )
+
+    sizes.add_argument(
+        "--decontaminate",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="leave out problems that stand, whole or in part, in these files of test problems",
+    )
+    sizes.add_argument(
+        "--ngram", type=int, default=13, help="words in a row that a question may not have in common with a test set"
     )
 
     answers = parser.add_argument_group("rft")
@@ -218,7 +230,7 @@ def _build(args: argparse.Namespace, folder: Path, made: Run | None, output: Pat
     source = Source(folder, task, tokenizer, vars(args)["data.apply_chat_template"], ARMS[args.arm])
     arms = _arms(args, made, task, tokenizer)
     _check_input(args, folder, made, source)
-    left_out = _left_out(args, source)
+    left_out = _left_out(args, source, task)
     validation = held_out(source.problems, args.validation, args.seed)
     estimator = _estimator(args)
     accounts, figures = [], Figures()
@@ -279,9 +291,14 @@ def _build(args: argparse.Namespace, folder: Path, made: Run | None, output: Pat
 
 
 def _flags(args: argparse.Namespace) -> dict:
-    """The flags that decide the content of a set."""
+    """The flags that decide the content of a set; of a test set its content does."""
     apart = ("command", "arm", "input", "output", "local_dir", "push_to_hub", "words")
-    return {key: value for key, value in vars(args).items() if key not in apart}
+    flags = {key: value for key, value in vars(args).items() if key not in apart}
+    missing = [path for path in args.decontaminate if not Path(path).is_file()]
+    if missing:
+        raise UserError(f"--decontaminate: no such file: {missing[0]}")
+    tests = {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in args.decontaminate}
+    return flags | {"decontaminate": tests}
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -331,16 +348,21 @@ def _check_input(args: argparse.Namespace, folder: Path, made: Run | None, sourc
         raise UserError(
             f"--with_solutions: {folder} has no values of solutions, `negdata value --value.solutions` makes them"
         )
-    if args.problems > len(source):
-        raise UserError(f"--problems {args.problems}: {folder} has {len(source)}")
 
 
-def _left_out(args: argparse.Namespace, source: Source) -> dict[str, str]:
-    """The problems that give no rows, and why."""
-    if args.problems < 0:
-        return {}
-    taken = first_problems(source.problems, args.problems, args.seed)
-    return {problem.id: "not_in_subset" for problem in source.problems if problem.id not in taken}
+def _left_out(args: argparse.Namespace, source: Source, task: Task) -> dict[str, str]:
+    """The problems that give no rows, and why. A subset is drawn of those that are in no test set."""
+    tests = {path: [problem.question for problem in read_problems(path, task)] for path in args.decontaminate}
+    held_out = HeldOut(tests, args.ngram)
+    found = {problem.id: held_out.found(problem.question) for problem in source.problems}
+    left_out = {name: f"contaminated_by_{Path(test).stem}" for name, test in found.items() if test is not None}
+    clean = [problem for problem in source.problems if problem.id not in left_out]
+    if args.problems > len(clean):
+        raise UserError(f"--problems {args.problems}: there are {len(clean)} in {args.input}")
+    if args.problems >= 0:
+        taken = first_problems(clean, args.problems, args.seed)
+        left_out |= {problem.id: "not_in_subset" for problem in clean if problem.id not in taken}
+    return left_out
 
 
 def _estimator(args: argparse.Namespace) -> Estimator:
