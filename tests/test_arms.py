@@ -459,3 +459,31 @@ def test_validation_takes_whole_problems(world):
     assert read(hub / "train.jsonl") == train
     assert read(hub / "validation.jsonl") == apart
     assert (hub / "README.md").read_text() == (world.folder / "set.jsonl.card.md").read_text()
+
+
+def test_the_card_says_what_the_rows_and_the_answers_are_like(world):
+    rows = world.build("step-dpo", "--pit", "lowest_advantage", "--size", 15)
+    card = (world.folder / "set.jsonl.card.md").read_text()
+    assert card.startswith("---\n")
+    assert "size_categories:\n- n<1K" in card.split("---")[1]
+    assert "15 rows, arm `step-dpo`" in card
+    assert f"negdata build step-dpo --input {world.folder / 'values'} --output" in card
+    assert "- pit: `lowest_advantage`" in card
+    outcomes = Counter(outcome for _, outcome in world.traces.values())
+    for outcome, count in outcomes.items():
+        assert f"\n| {outcome} | {count} |\n" in card
+    for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        lengths = sorted(len(row[name]) for row in rows)
+        mean, most = sum(lengths) / 15, lengths[-1]
+        assert re.search(rf"\| {name} \| {mean:.1f} \| {lengths[7]} \| \d+ \| {most} \|", card)
+    pits = Counter(row["pit"] + 1 for row in rows)
+    table = card.split("| step that is blamed | rows |\n| --- | --- |\n")[1].split("\n\n")[0]
+    assert table.splitlines() == [f"| {step} | {pits[step]} |" for step in sorted(pits)]
+    made = int(re.search(r"\| made \| (\d+) \|\n\| here \| 15 \|\n\| left out by --size \| (\d+) \|", card)[1])
+    assert f"| left out by --size | {made - 15} |" in card
+    steps = Counter()
+    for (problem, _), (text, _) in world.traces.items():
+        # An advantage of 1 is in the last range, which alone holds both its ends.
+        steps.update(min(math.floor((a + 1) * 5), 9) for a in world.advantages(problem, text))
+    table = card.split("| advantage of a step | steps that went in |\n| --- | --- |\n")[1].split("\n\n")[0]
+    assert [int(line.split("|")[2]) for line in table.splitlines()] == [steps[i] for i in range(10)]
