@@ -478,6 +478,15 @@ def test_other_settings_are_refused(folder, serve, capsys):
     assert len(server.bodies) == asked
 
 
+def test_where_nothing_was_made_the_settings_may_be_mended(folder, serve, capsys):
+    server = serve(lambda *_: Said(status=404, body="no such model"))
+    assert synthesize(folder, server, **{"server.model": "mistaken"}) == 2
+    assert "has no such model or address (404: no such model): see --server.model" in capsys.readouterr().err
+    server.script = well
+    assert synthesize(folder, server) == 0
+    assert counts(folder)["kept"] == 5
+
+
 def test_the_key_is_sent_and_stands_nowhere_else(folder, serve, capsys, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-secret\n")
     server = serve()

@@ -23,6 +23,7 @@ import math
 import os
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +117,7 @@ def run(args: argparse.Namespace) -> None:
     count = len(seeds) if args.count is None else args.count
     key = _key(flags["server.api_key_env"])
     manifest = _manifest(args.output)
-    settings = {
-        "task": args.task,
-        "model": flags["server.model"] or (manifest["settings"].get("model") if manifest else None),
-        "seeds": content_seed(seeds),
-        "prompts": content_seed(prompts),
-        "solutions": args.solutions,
-        "agree": args.agree or args.solutions // 2 + 1,
-        "temperature": flags["sample.temperature"],
-        "max_tokens": flags["sample.max_tokens"],
-        "seed": None if flags["server.without_seed"] else args.seed,
-        "decontaminate": content_seed(list(tests.values()), args.ngram) if tests else None,
-    }
+    settings = _settings(flags, prompts, seeds, tests, manifest)
     if manifest:
         refuse_other_settings(args.output, manifest["settings"], settings)
         if manifest["complete"] and manifest["count"] == count and (args.output / "problems.jsonl").is_file():
@@ -136,23 +126,17 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _print_estimate(args, prompts, seeds, _owed(Journal(args.output / "journal.jsonl"), count))
         return
+    server = ChatServer(
+        flags["server.base_url"],
+        key,
+        flags["server.concurrency"],
+        flags["server.requests_per_minute"],
+        flags["server.timeout"],
+        flags["server.max_retries"],
+    )
     with Grader(task) as grader:
-        server = ChatServer(
-            flags["server.base_url"],
-            key,
-            flags["server.concurrency"],
-            flags["server.requests_per_minute"],
-            flags["server.timeout"],
-            flags["server.max_retries"],
-        )
-
-        async def ask(prompt: str, seed: int) -> Reply:
-            body = {"model": settings["model"], "messages": [{"role": "user", "content": prompt}]}
-            body |= {"temperature": settings["temperature"], "max_tokens": settings["max_tokens"]}
-            return await server.ask(body if flags["server.without_seed"] else {**body, "seed": seed})
-
         recipe = Recipe(
-            ask,
+            _ask(server, settings),
             prompts,
             grader,
             settings["solutions"],
@@ -163,6 +147,42 @@ def run(args: argparse.Namespace) -> None:
         )
         journal = asyncio.run(_make_attempts(server, recipe, seeds, settings, count, args.output))
     _finish(args, settings, count, journal)
+
+
+def _settings(
+    flags: dict[str, Any],
+    prompts: dict[str, str],
+    seeds: list[Problem],
+    tests: dict[str, list[str]],
+    manifest: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What decides the content of the output, but for the number of attempts: more may be added.
+
+    The model is None where the server has yet to say which it has.
+    """
+    return {
+        "task": flags["task"],
+        "model": flags["server.model"] or (manifest["settings"].get("model") if manifest else None),
+        "seeds": content_seed(seeds),
+        "prompts": content_seed(prompts),
+        "solutions": flags["solutions"],
+        "agree": flags["agree"] or flags["solutions"] // 2 + 1,
+        "temperature": flags["sample.temperature"],
+        "max_tokens": flags["sample.max_tokens"],
+        "seed": None if flags["server.without_seed"] else flags["seed"],
+        "decontaminate": content_seed(list(tests.values()), flags["ngram"]) if tests else None,
+    }
+
+
+def _ask(server: ChatServer, settings: dict[str, Any]) -> Callable[[str, int], Awaitable[Reply]]:
+    """Asks the model of ``settings``, which need not be known before the first request."""
+
+    async def ask(prompt: str, seed: int) -> Reply:
+        body = {"model": settings["model"], "messages": [{"role": "user", "content": prompt}]}
+        body |= {"temperature": settings["temperature"], "max_tokens": settings["max_tokens"]}
+        return await server.ask(body if settings["seed"] is None else {**body, "seed": seed})
+
+    return ask
 
 
 def _check(flags: dict[str, Any]) -> None:
@@ -198,14 +218,15 @@ def _key(name: str | None) -> str | None:
 
 
 def _manifest(output: Path) -> dict[str, Any] | None:
-    """What ``output`` was made with; None where nothing is there yet."""
+    """What ``output`` was made with; None where nothing is made yet, perhaps for want of the right model's name."""
     file = output / "synthesis.json"
     if file.is_file():
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
-            return {key: manifest[key] for key in ("settings", "count", "complete", "counts")}
+            manifest = {key: manifest[key] for key in ("settings", "count", "complete", "counts")}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: not a file of `negdata synthesize`: {error!r}") from None
+        return manifest if (output / "journal.jsonl").is_file() else None
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is in the way: it is not a folder")
     if output.exists() and any(not entry.name.startswith(".") for entry in output.iterdir()):

@@ -178,7 +178,8 @@ def _read(response: httpx.Response) -> Reply:
     text = choice["message"].get("content") or ""
     if not isinstance(text, str):
         raise TypeError(f"content is {text!r:.100}, not text")
-    return Reply(text, choice.get("finish_reason"), usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    counted = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return Reply(text, choice.get("finish_reason"), *(None if tokens is None else int(tokens) for tokens in counted))
 
 
 def _retry_after(response: httpx.Response) -> float:

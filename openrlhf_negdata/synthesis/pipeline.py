@@ -77,23 +77,26 @@ class Recipe:
             raise _Dropped("duplicate")
         if (name := self.held_out.found(question)) is not None:
             raise _Dropped("contaminated", name)
-        solved = await asyncio.gather(
-            *(self._reply("solve", question, number, i, replies) for i in range(self.solutions)),
-            return_exceptions=True,
-        )
-        # They finish in any order, and are told by it no longer.
-        replies.sort(key=lambda reply: (reply["stage"] == "solve", reply["number"]))
-        for error in solved:
-            if isinstance(error, BaseException):
-                raise error
-        groups = await self._agreeing(number, seed, question, [reply for reply in solved if isinstance(reply, Reply)])
+        solved = await self._solve(number, question, replies)
+        groups = await self._agreeing(number, seed, question, solved)
         if not groups:
-            cut = any(isinstance(reply, Reply) and reply.finish_reason == "length" for reply in solved)
+            cut = any(reply.finish_reason == "length" for reply in solved)
             raise _Dropped("truncated" if cut else "no_answer")
         problem, agreed = max(groups, key=lambda group: group[1])
         if agreed < self.agree:
             raise _Dropped("disagree", {problem.gold: count for problem, count in groups})
         return {**asdict(problem), "agreed": agreed, "solutions": self.solutions}
+
+    async def _solve(self, number: int, question: str, replies: list[dict[str, Any]]) -> list[Reply]:
+        """The solutions, in the order of their draws. Where one fails the others are waited for: they are paid for,
+        and belong into the journal."""
+        draws = (self._reply("solve", question, number, draw, replies) for draw in range(self.solutions))
+        solved = await asyncio.gather(*draws, return_exceptions=True)
+        replies.sort(key=lambda reply: (reply["stage"] == "solve", reply["number"]))
+        for error in solved:
+            if isinstance(error, BaseException):
+                raise error
+        return [reply for reply in solved if isinstance(reply, Reply)]
 
     async def _reply(self, stage: str, question: str, number: int, draw: int, replies: list[dict[str, Any]]) -> Reply:
         prompt = self.prompts[stage].replace(PLACEHOLDER, question)
