@@ -16,9 +16,13 @@ from pathlib import Path
 import pytest
 
 from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.datasets.prm import Prm
+from openrlhf_negdata.datasets.rft import Rft, equations
+from openrlhf_negdata.datasets.rows import Account, Answered
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
+from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import Problem, load
 
 TASK, K = load("gsm8k"), 8
@@ -338,6 +342,18 @@ def test_prm_labels(world, labels):
         assert row["value"] == (hard if labels == "hard" else [float(after) for after in expected[key]])
 
 
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece", "straddling", "character"])
+def test_texts_of_a_prompt_and_its_steps_join_to_that_of_the_whole(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    text = ["Question: how many?\nAnswer:\n", "He has 3 apples.\n", "And 4 more.\n", "#### 7"]
+    prompt, *steps = (tokenizer(part)["input_ids"] for part in text)
+    ids = [*(token for step in steps for token in step), tokenizer.eos_token_id]
+    ends = [len(steps[0]), len(steps[0] + steps[1]), len(ids)]
+    made = Prm(Estimator(), tokenizer)._texts(prompt, ids, ends)
+    assert "".join(made) == tokenizer.decode([*prompt, *ids[:-1]])
+    assert [part.strip() for part in made] == [part.strip() for part in text]
+
+
 @pytest.mark.parametrize("per_problem", [1, 2])
 def test_spurious_sets_have_the_size_of_the_clean_one(world, per_problem):
     def build(*flags) -> dict[str, list[dict]]:
@@ -425,6 +441,28 @@ def test_subsets_nest_and_sizes_are_exact(world):
     assert set(counts) == {p.id for p in PROBLEMS if len(world.of(p.id, "correct")) >= 2}
 
 
+def test_problems_of_a_test_set_are_left_out_and_counted(world, tmp_path):
+    """World's questions are runs of question marks, which are no words; here they have some."""
+    questions = [
+        "How many apples has Ann?",
+        "How much is 3 + 4?",
+        "Tom has 5 pens and buys 7 more. How many pens now?",
+    ]
+    rows = [{"question": question, "answer": f"So.\n#### {i}"} for i, question in enumerate(questions)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tests = {"small": "how MANY apples has Ann", "other": "Sue has 9 pens and buys 7 more. What is left?"}
+    for name, question in tests.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": question, "answer": "#### 1"}))
+    words = ["build", "sft", "--task", "gsm8k", "--input", tmp_path, "--output", tmp_path / "set.jsonl"]
+    words += ["--decontaminate", tmp_path / "small.jsonl", tmp_path / "other.jsonl"]
+    for n, kept in ((13, questions[1:]), (4, questions[1:2]), (6, questions[1:])):
+        assert main(list(map(str, [*words, "--ngram", n]))) == 0
+        assert sorted(row["prompt"] for row in read(tmp_path / "set.jsonl")) == sorted(map(TASK.prompt, kept))
+        card = (tmp_path / "set.jsonl.card.md").read_text()
+        assert "| dropped: contaminated_by_small | 1 |" in card
+        assert ("| dropped: contaminated_by_other | 1 |" in card) == (n == 4)
+
+
 def test_validation_takes_whole_problems(world):
     everything = world.build("rft")
     train = world.build("rft", "--validation", 0.25, "--local_dir", world.folder / "hub")
@@ -437,3 +475,77 @@ def test_validation_takes_whole_problems(world):
     assert read(hub / "train.jsonl") == train
     assert read(hub / "validation.jsonl") == apart
     assert (hub / "README.md").read_text() == (world.folder / "set.jsonl.card.md").read_text()
+
+
+def test_the_card_says_what_the_rows_and_the_answers_are_like(world):
+    rows = world.build("step-dpo", "--pit", "lowest_advantage", "--size", 15)
+    card = (world.folder / "set.jsonl.card.md").read_text()
+    assert card.startswith("---\n")
+    assert "size_categories:\n- n<1K" in card.split("---")[1]
+    assert "15 rows, arm `step-dpo`" in card
+    assert f"negdata build step-dpo --input {world.folder / 'values'} --output" in card
+    assert "- pit: `lowest_advantage`" in card
+    outcomes = Counter(outcome for _, outcome in world.traces.values())
+    for outcome, count in outcomes.items():
+        assert f"\n| {outcome} | {count} |\n" in card
+    for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        lengths = sorted(len(row[name]) for row in rows)
+        mean, most = sum(lengths) / 15, lengths[-1]
+        assert re.search(rf"\| {name} \| {mean:.1f} \| {lengths[7]} \| \d+ \| {most} \|", card)
+    pits = Counter(row["pit"] + 1 for row in rows)
+    table = card.split("| step that is blamed | rows |\n| --- | --- |\n")[1].split("\n\n")[0]
+    assert table.splitlines() == [f"| {step} | {pits[step]} |" for step in sorted(pits)]
+    made = int(re.search(r"\| made \| (\d+) \|\n\| here \| 15 \|\n\| left out by --size \| (\d+) \|", card)[1])
+    assert f"| left out by --size | {made - 15} |" in card
+    steps = Counter()
+    for (problem, _), (text, _) in world.traces.items():
+        # An advantage of 1 is in the last range, which alone holds both its ends.
+        steps.update(min(math.floor((a + 1) * 5), 9) for a in world.advantages(problem, text))
+    table = card.split("| advantage of a step | steps that went in |\n| --- | --- |\n")[1].split("\n\n")[0]
+    assert [int(line.split("|")[2]) for line in table.splitlines()] == [steps[i] for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("3 * 4 = 12 apples, so 12/2=6.", {"3*4=12", "12/2=6"}),
+        ("He pays $1,200 + $300 = $1,500.", {"1200+300=1500"}),
+        ("48/2 = <<48/2=24>>24", {"48/2=24"}),
+        ("x = 5, and nothing else", set()),
+        ("no numbers", set()),
+    ],
+)
+def test_equations_of_an_answer(text, found):
+    assert equations(text) == found
+
+
+def answered(*texts: str) -> Answered:
+    traces = [Trace("p", i, None, None, text, "stop", "correct") for i, text in enumerate(texts)]
+    return Answered(Problem("p", "?", "1"), "?", None, None, traces)
+
+
+def kept(arm: Rft, *texts: str) -> tuple[list[str], dict]:
+    account = Account(arm.unit)
+    rows = [row["response"] for row in arm.rows(answered(*texts), account)]
+    assert account.total == len(texts)
+    return rows, dict(account.dropped)
+
+
+def test_what_counts_as_another_right_answer():
+    texts = ("1 + 1 = 2", "so 1+1=2", "2 - 0 = 2", "1 + 1 = 2", "two", "zwei", "two")
+    assert kept(Rft(distinct="answers"), *texts) == ([*texts[:3], "two", "zwei"], {"duplicate": 2})
+    assert kept(Rft(distinct="equations"), *texts) == (["1 + 1 = 2", "2 - 0 = 2", "two", "zwei"], {"duplicate": 3})
+    assert kept(Rft(distinct="all"), *texts) == (list(texts), {})
+    assert kept(Rft(distinct="all", per_problem=3), *texts) == (list(texts[:3]), {"over_per_problem": 4})
+    # One edit in 10 characters is a distance of 0.1, three are 0.3.
+    near = ("abcdefghij", "abcdefghiX", "abcdefgXXX")
+    assert kept(Rft(distinct="edit_distance"), *near) == ([near[0], near[2]], {"duplicate": 1})
+    assert kept(Rft(distinct="edit_distance", min_distance=0.05), *near) == (list(near), {})
+
+
+def test_the_answers_that_differ_most_are_kept():
+    """Of the first six, three: the first; the one farthest from it; then the one whose nearest of both is farthest."""
+    texts = ("aaaaaaaa", "aaaaaaab", "bbbbbbbb", "bbbbbbba", "aaaabbbb", "aaaaaabb", "cccccccc")
+    arm = Rft(3, most_different=True)
+    assert kept(arm, *texts) == (["aaaaaaaa", "bbbbbbbb", "aaaabbbb"], {"less_different": 3, "over_per_problem": 1})
+    assert kept(arm, *texts[:2]) == (list(texts[:2]), {})

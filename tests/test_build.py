@@ -229,6 +229,17 @@ def test_a_step_is_not_rejected_where_the_best_one_begins_with_it(hand):
         hand.build("step-dpo", "--pairing", "siblings", "--min_gap", gap, status=2)
 
 
+def test_a_right_continuation_that_takes_the_rejected_step_is_not_chosen(hand):
+    """`a` and the end of the answer is a step of its own, and one of the right answers through `a newline` ends as it
+    does: the first step of that one is another, but its tokens begin with those rejected."""
+    hand.rolled("", *["+a\n#### 2|"] * 4, *["-a|"] * 4)
+    hand.rolled("b\n", *["-c\n|"] * 4, *["+c\n#### 2|"] * 4)
+    hand.rolled("b\nc\n", *["+|"] * 40)
+    hand.trace("b\nc\n#### 1|", "wrong", [0, 0, 0])
+    rows = hand.build("step-dpo", "--pairing", "siblings")
+    assert sides(rows) == [("", "a\n#### 2</s>", "a</s>"), ("b\n", "c\n#### 2</s>", "c\n</s>")]
+
+
 def test_rft_keeps_distinct_right_answers_as_they_were_sampled(hand):
     for text, outcome in (
         ("x|", "correct"),

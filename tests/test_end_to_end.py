@@ -325,6 +325,7 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
         ("step-dpo --chosen_teacher", "train_step_dpo"),
         ("step-rft --with_solutions", "train_sft"),
         ("spurious --per_problem 1", "train_sft"),
+        ("advantage-weighted --normalise set", "train_advantage_weighted"),
         ("spurious --per_problem 1 --seeding recovered", "train_sft"),
     ],
 )

@@ -13,7 +13,11 @@ from openrlhf_negdata import cpu
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.trainers import setup
 
-TRAINERS = {"train_sft": ("response_ids",), "train_step_dpo": ("chosen_ids", "rejected_ids")}
+TRAINERS = {
+    "train_sft": ("response_ids",),
+    "train_advantage_weighted": ("response_ids",),
+    "train_step_dpo": ("chosen_ids", "rejected_ids"),
+}
 UPDATES = 7
 
 
@@ -25,7 +29,11 @@ def token_rows(trainer, count):
     """Rows of random ids of random lengths, the two sides of a pair unlike."""
     draw = random.Random(0)
     ids = [[[draw.randrange(3, 63) for _ in range(draw.randint(2, 9))] for _ in range(3)] for _ in range(count)]
-    return [{"prompt_ids": prompt} | dict(zip(TRAINERS[trainer], sides, strict=False)) for prompt, *sides in ids]
+    rows = [{"prompt_ids": prompt} | dict(zip(TRAINERS[trainer], sides, strict=False)) for prompt, *sides in ids]
+    if trainer == "train_advantage_weighted":
+        for row in rows:
+            row |= {"step_ends": [1, len(row["response_ids"])], "weights": [draw.uniform(-0.5, 2), 1.0]}
+    return rows
 
 
 def write(path, rows):
@@ -71,6 +79,9 @@ def history(request, train, tiny_model, tmp_path_factory):
     last = TRAINERS[name][-1]
     good = token_rows(name, 11)
     bad = [good[0] | {"prompt_ids": []}, good[1] | {last: []}, good[2] | {last: [5] * 30}]
+    if name == "train_advantage_weighted":
+        bad[1] |= {"step_ends": [], "weights": []}
+        bad[2] |= {"step_ends": [1, 30]}
     if last == "rejected_ids":
         bad.append(good[3] | {"rejected_ids": good[3]["chosen_ids"]})
     data = write(folder / "rows.jsonl", bad[:1] + good + bad[1:])
@@ -319,3 +330,76 @@ def test_dataset_drops_and_counts_what_cannot_be_trained_on_and_keeps_the_rest_a
     for kind in (StepPairDataset, TokenSFTDataset):
         with pytest.raises(UserError, match="no row is left to train on"):
             kind([pair | row | {"prompt_ids": []}], None, 5)
+
+
+def test_a_token_weighs_what_its_step_does():
+    """Three steps of 1, 2 and 1 tokens after a prompt of two; position t stands for the loss on token t + 1."""
+    from openrlhf_negdata.datasets.tokens import WeightedDataset
+
+    row = {"prompt_ids": [3, 4], "response_ids": [5, 6, 7, 8], "step_ends": [1, 3, 4], "weights": [0.5, -2, 3.0]}
+    dataset = WeightedDataset([row | {"prompt_ids": []}, row], SimpleNamespace(pad_token_id=0), 6)
+    assert dataset[0][3].tolist() == [[0, 0.5, -2, -2, 3, 0]]
+    assert dataset[0][2].tolist() == [[0, 1, 1, 1, 1, 0]]
+    short = {"prompt_ids": [3], "response_ids": [5], "step_ends": [1], "weights": [7.0]}
+    dataset = WeightedDataset([row, short], SimpleNamespace(pad_token_id=0), 6)
+    assert dataset.collate_fn([dataset[0], dataset[1]])[3].squeeze(1).tolist() == [
+        [0, 0.5, -2, -2, 3, 0],
+        [7, 0, 0, 0, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_the_weighted_loss_is_that_of_the_whole_update(train, tiny_model, tmp_path, fp32_log_probabilities, micro):
+    """One update of four answers: - sum w log p / tokens, however many micro-batches it takes."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = token_rows("train_advantage_weighted", 4)
+    data = write(tmp_path / "rows.jsonl", rows)
+    more = {"train.micro_batch_size": micro, "train.max_epochs": 1, "logger.tensorboard_dir": tmp_path / "logs"}
+    status, text = train(module("train_advantage_weighted"), flags(tiny_model, data, tmp_path / "out", **more))
+    assert status == 0, text
+    events = EventAccumulator(str(tmp_path / "logs" / "run"))
+    events.Reload()
+    logged = {name: events.Scalars(f"train/{name}")[0].value for name in ("loss", "nll", "mean_weight")}
+    weighted = plain = weights = tokens = 0
+    for row in rows:
+        steps = [row["weights"][0]] + [row["weights"][1]] * (len(row["response_ids"]) - 1)
+        seen = fp32_log_probabilities(row["prompt_ids"], row["response_ids"])
+        weighted -= sum(weight * value for weight, value in zip(steps, seen, strict=True))
+        plain, weights, tokens = plain - sum(seen), weights + sum(steps), tokens + len(seen)
+    expected = {"loss": weighted / tokens, "nll": plain / tokens, "mean_weight": weights / tokens}
+    assert logged == pytest.approx(expected, abs=0.01)
+    assert abs(expected["loss"] - expected["nll"]) > 0.1
+
+
+def test_with_weights_of_one_it_is_sft(train, tiny_model, tmp_path):
+    from safetensors.torch import load_file
+
+    rows = token_rows("train_sft", 11)
+    plain = write(tmp_path / "plain.jsonl", rows)
+    ones = [row | {"step_ends": [len(row["response_ids"])], "weights": [1.0]} for row in rows]
+    weighted = write(tmp_path / "weighted.jsonl", ones)
+    for trainer, data in (("train_sft", plain), ("train_advantage_weighted", weighted)):
+        status, text = train(module(trainer), flags(tiny_model, data, tmp_path / trainer))
+        assert status == 0, text
+    made = [
+        load_file(tmp_path / trainer / "model.safetensors") for trainer in ("train_sft", "train_advantage_weighted")
+    ]
+    assert all((made[0][name] == made[1][name]).all() for name in made[0])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "change", "said"),
+    [
+        ("train_sft", {}, "it has weights: train on it with openrlhf_negdata.cli.train_advantage_weighted"),
+        ("train_advantage_weighted", {"weights": [1.0]}, "are not two lists of one length"),
+        ("train_advantage_weighted", {"weights": [1.0, float("nan")]}, "weights are not all finite numbers"),
+        ("train_advantage_weighted", {"step_ends": [1, 99]}, "step_ends [1, 99] do not rise to the"),
+        ("train_advantage_weighted", {"step_ends": [0, 2]}, "do not rise to the"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(train, tiny_model, tmp_path, trainer, change, said):
+    data = write(tmp_path / "rows.jsonl", [token_rows("train_advantage_weighted", 1)[0] | change])
+    status, text = train(module(trainer), flags(tiny_model, data, tmp_path / "out"))
+    assert status == 2
+    assert f"rows.jsonl:1: malformed row: {said}" in text or said in text.splitlines()[-1]

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from openrlhf_negdata.datasets import advantage_weighted, hub, prm, rft, spurious
 from openrlhf_negdata.datasets.advantage_weighted import AdvantageWeighted
 from openrlhf_negdata.datasets.card import Figures, write_card
+from openrlhf_negdata.datasets.decontaminate import HeldOut
 from openrlhf_negdata.datasets.dpo import Dpo
 from openrlhf_negdata.datasets.dpo_edit_distance import DpoEditDistance
 from openrlhf_negdata.datasets.prm import Prm
@@ -44,7 +45,7 @@ from openrlhf_negdata.datasets.spurious import Spurious
 from openrlhf_negdata.datasets.step_dpo import Algorithm1, SharedPrefix, Siblings
 from openrlhf_negdata.datasets.step_rft import StepRft
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import BadRowError, Reading, ShuffledRows, source_name, write_jsonl
+from openrlhf_negdata.files import BadRowError, Reading, ShuffledRows, read_problems, source_name, write_jsonl
 from openrlhf_negdata.forms import ACCEPTED, rows_of
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.rollouts.store import Run
@@ -124,6 +125,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         help="share of the problems whose rows go to OUTPUT's name with .validation before its suffix",
+    )
+
+    sizes.add_argument(
+        "--decontaminate",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="leave out problems that stand, whole or in part, in these test sets: files, or any form of "
+        "--problems_from",
+    )
+    sizes.add_argument(
+        "--ngram", type=int, default=13, help="words in a row that a question may not have in common with a test set"
     )
 
     answers = parser.add_argument_group("rft")
@@ -225,7 +238,8 @@ def run(args: argparse.Namespace) -> None:
         try:
             _build(args, folder, made, output, identity["input"])
         except BadRowError as error:
-            raise UserError(f"{error} (--skip_bad_rows leaves such rows out)") from None
+            how = "" if args.skip_bad_rows else " (--skip_bad_rows leaves such rows out)"
+            raise UserError(f"{error}{how}") from None
         write_jsonl(stamp, [identity])
     if args.local_dir:
         hub.write(Path(args.local_dir), output)
@@ -264,7 +278,7 @@ def _build(
     arms = _arms(args, made, task, tokenizer)
     where = args.input or args.problems_from
     _check_input(args, where, made, source, reading)
-    left_out = _left_out(args, source)
+    left_out = _left_out(args, source, task)
     validation = held_out(source.problems, args.validation, args.seed)
     estimator = _estimator(args)
     accounts, figures, over_long = _read(reading), Figures(), 0
@@ -358,23 +372,27 @@ def _list_bad_rows(reading: Reading, output: Path) -> None:
 
 
 def _flags(args: argparse.Namespace) -> dict:
-    """The flags that decide the content of a set."""
+    """The flags that decide the content of a set; of a test set its content does."""
     apart = ("command", "arm", "input", "problems_from", "output", "local_dir", "push_to_hub", "words")
-    return {key: value for key, value in vars(args).items() if key not in apart}
+    flags = {key: value for key, value in vars(args).items() if key not in apart}
+    return flags | {"decontaminate": {source_name(test): _digest(test) for test in args.decontaminate}}
 
 
 def _digests(folder: Path | None, problems_from: str | None) -> dict[str, str]:
     """The content of a folder that no command of ours made, and of problems that lie elsewhere."""
-    digests = {}
-    if problems_from:
-        digest = hashlib.sha256()
-        for _, number, row in rows_of(problems_from):
-            digest.update(f"{number} {row!r}\n".encode("utf-8", "surrogatepass"))
-        digests[source_name(problems_from)] = digest.hexdigest()
+    digests = {source_name(problems_from): _digest(problems_from)} if problems_from else {}
     for file in (folder / name for name in ("problems.jsonl", "traces.jsonl")) if folder else ():
         if file.is_file():
             digests[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return digests
+
+
+def _digest(source: str) -> str:
+    """The content of a file, a folder or an ``hf:`` name: of its rows, bad ones too."""
+    digest = hashlib.sha256()
+    for _, number, row in rows_of(source):
+        digest.update(f"{number} {row!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _task(name: str | None, made: Run | None) -> Task:
@@ -429,16 +447,21 @@ def _check_input(args: argparse.Namespace, folder: str, made: Run | None, source
         raise UserError(
             f"--with_solutions: {folder} has no values of solutions, `negdata value --value.solutions` makes them"
         )
-    if args.problems > len(source):
-        raise UserError(f"--problems {args.problems}: {folder} has {len(source)}")
 
 
-def _left_out(args: argparse.Namespace, source: Source) -> dict[str, str]:
-    """The problems that give no rows, and why."""
-    if args.problems < 0:
-        return {}
-    taken = first_problems(source.problems, args.problems, args.seed)
-    return {problem.id: "not_in_subset" for problem in source.problems if problem.id not in taken}
+def _left_out(args: argparse.Namespace, source: Source, task: Task) -> dict[str, str]:
+    """The problems that give no rows, and why. A subset is drawn of those that are in no test set."""
+    tests = {path: [problem.question for problem in read_problems(path, task)] for path in args.decontaminate}
+    held_out = HeldOut(tests, args.ngram)
+    found = {problem.id: held_out.found(problem.question) for problem in source.problems}
+    left_out = {name: f"contaminated_by_{Path(test).stem}" for name, test in found.items() if test is not None}
+    clean = [problem for problem in source.problems if problem.id not in left_out]
+    if args.problems > len(clean):
+        raise UserError(f"--problems {args.problems}: there are {len(clean)} in {args.input or args.problems_from}")
+    if args.problems >= 0:
+        taken = first_problems(clean, args.problems, args.seed)
+        left_out |= {problem.id: "not_in_subset" for problem in clean if problem.id not in taken}
+    return left_out
 
 
 def _estimator(args: argparse.Namespace) -> Estimator:

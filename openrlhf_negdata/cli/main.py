@@ -14,6 +14,7 @@ from openrlhf_negdata.errors import UserError
 COMMANDS = {
     "doctor": "say what this machine has, what is missing, and the command that mends it",
     "problems": "write fresh problems of a task that has a generator",
+    "synthesize": "let a stronger model write new problems and solutions: D_syn",
     "new_model": "make an untrained small model for a task with a small vocabulary",
     "launch": "run an OpenRLHF command, such as openrlhf.cli.train_sft, on CPU and on GPU hosts alike",
     "sample": "let a policy answer problems",

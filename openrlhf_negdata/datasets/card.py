@@ -4,6 +4,7 @@ the form of the Hugging Face hub."""
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -34,9 +35,9 @@ class Figures:
 
     def see(self, known: Answered, estimator: Estimator) -> None:
         self.outcomes.update(str(trace.outcome) for trace in known.traces)
-        for trace, values in known.valued():
-            known_ones = np.array(advantages(estimator.q(values, str(trace.outcome))))
-            self.steps += np.histogram(known_ones[~np.isnan(known_ones)], EDGES)[0]
+        steps = [a for trace, values in known.valued() for a in advantages(estimator.q(values, str(trace.outcome)))]
+        if steps:
+            self.steps += np.histogram([a for a in steps if not math.isnan(a)], EDGES)[0]
 
     def add(self, row: Row) -> None:
         for name, ids in row.items():

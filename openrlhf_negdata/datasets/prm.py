@@ -42,10 +42,8 @@ class Prm(Arm):
         taken = sorted(drawn(range(len(valued)), self.per_problem, known.rng(self.seed)))
         account.keep(len(taken))
         account.drop("over_per_problem", len(valued) - len(taken))
-        prompt = self._text(known.prompt_ids or [], False)
         for trace, values in (valued[i] for i in taken):
-            ids, ends = trace.token_ids or [], values.step_ends
-            steps = [self._text(ids[start:end], True) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+            prompt, *steps = self._texts(known.prompt_ids or [], trace.token_ids or [], values.step_ends)
             q = self.estimator.q(values, str(trace.outcome))[1:]
             row: Row = {"problem": known.problem.id, "from": source(trace)}
             if self.form == "trl":
@@ -58,5 +56,16 @@ class Prm(Arm):
                 key = "value"
             yield row | {key: labels if self.labels == "hard" else [round(after, 4) for after in q]}
 
-    def _text(self, ids: list[int], plain: bool) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=plain, clean_up_tokenization_spaces=False)
+    def _texts(self, prompt_ids: list[int], ids: list[int], ends: list[int]) -> list[str]:
+        """The text of the prompt and of each step, without the end of the sequence; they join to that of the whole.
+
+        They are cut out of it: many tokenizers drop a space where they decode a part on its own.
+        """
+        whole = [*prompt_ids, *(token for token in ids if token != self.tokenizer.eos_token_id)]
+        at = [len(prompt_ids), *(len(prompt_ids) + end for end in ends)]
+        cuts = [0, *(len(self._decode(whole[:end])) for end in at)]
+        text = self._decode(whole)
+        return [text[start:end] for start, end in zip(cuts, [*cuts[1:-1], len(text)], strict=False)]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

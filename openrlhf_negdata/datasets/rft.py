@@ -24,7 +24,7 @@ class Rft(Arm):
     Two answers count as one by ``distinct``:
 
     - ``answers``: where they are equal;
-    - ``equations``: where they hold the same set of equations (Self-Explore on GSM8K);
+    - ``equations``: where they hold the same set of equations (Self-Explore on GSM8K), or none and are equal;
     - ``edit_distance``: where the characters to edit are at most ``min_distance`` of their mean length (Self-Explore
       on MATH, 0.2);
     - ``all``: never, so that duplicates are kept.
@@ -64,7 +64,7 @@ class Rft(Arm):
             return False
         if self.distinct == "edit_distance":
             return any(distance(trace, other) <= self.min_distance for other in candidates)
-        what = equations(trace.text) if self.distinct == "equations" else content(trace)
+        what = (self.distinct == "equations" and equations(trace.text)) or content(trace)
         known = what in seen
         seen.add(what)
         return known

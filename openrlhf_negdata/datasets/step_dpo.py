@@ -230,10 +230,12 @@ class Siblings(Arm):
         best, worst = max(q, key=q.__getitem__), min(q, key=q.__getitem__)
         if q[best] - q[worst] < self.min_gap:
             return "gap_too_small"
-        if best[: len(worst)] == worst:  # a minimal gap of 0 or less, or a delimiter that may be longer
+        # They may with a minimal gap of 0 or less, with a delimiter that may be longer, and where the answer may end.
+        right = [one for one in valued[best].right if tuple(one[0][: len(worst)]) != worst]
+        if not right:
             return "worst_begins_best"
         rng = random.Random(content_seed(self.seed, "siblings", known.problem.id, prefix))
-        chosen, seed = rng.choice(valued[best].right)
+        chosen, seed = rng.choice(right)
         figures = {"chosen_from": f"rollout {seed}", "rejected_from": "rollouts", "shared_tokens": len(prefix)}
         figures |= {"q_chosen": round(q[best], 4), "q_rejected": round(q[worst], 4)}
         return ids_pair_row(known, prefix, chosen, worst, **figures)

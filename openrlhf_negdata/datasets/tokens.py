@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from openrlhf.datasets import RewardDataset, SFTDataset
+from openrlhf.utils.utils import zero_pad_sequences
 
 from openrlhf_negdata.errors import UserError
 
@@ -22,7 +23,7 @@ class TokenSFTDataset(SFTDataset):
 
     def __init__(self, rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int) -> None:
         self.tokenizer = tokenizer
-        self.rows: list[tuple[list[int], list[int]]] = []
+        self.rows: list[dict[str, Any]] = []
         self.dropped: Counter[str] = Counter()
         for row in rows:
             prompt, response = row["prompt_ids"], row["response_ids"]
@@ -31,19 +32,39 @@ class TokenSFTDataset(SFTDataset):
             elif len(prompt) + len(response) > max_length:
                 self.dropped["over_long"] += 1
             else:
-                self.rows.append((prompt, response))
+                self.rows.append(row)
         _not_empty(self.rows, self.dropped, max_length)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        prompt, response = self.rows[index]
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        prompt, response = self.rows[index]["prompt_ids"], self.rows[index]["response_ids"]
         ids = torch.tensor([prompt + response])
         mask = torch.zeros(ids.shape)
         # OpenRLHF's mask is shifted: position t stands for the loss on token t + 1.
         mask[0, len(prompt) - 1 : -1] = 1.0
         return ids, torch.ones_like(ids), mask
+
+
+class WeightedDataset(TokenSFTDataset):
+    """Rows with ``step_ends`` and ``weights`` too: a token of the response weighs what its step does.
+
+    An item is (ids, mask, loss mask, weights), each of shape (1, tokens); weights are shifted as the loss mask is, and
+    0 where that is.
+    """
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        ids, mask, loss_mask = super().__getitem__(index)
+        row, weights = self.rows[index], torch.zeros(ids.shape)
+        start = len(row["prompt_ids"]) - 1
+        for end, weight in reversed(list(zip(row["step_ends"], row["weights"], strict=True))):
+            weights[0, start : start + end] = weight  # the earlier steps are written over
+        return ids, mask, loss_mask, weights
+
+    def collate_fn(self, items: list[Any]) -> tuple[torch.Tensor, ...]:
+        padded = super().collate_fn([item[:3] for item in items])
+        return *padded, zero_pad_sequences([item[3] for item in items], "right")
 
 
 class StepPairDataset(RewardDataset):

@@ -141,13 +141,7 @@ class Run:
         if (path / "manifest.json").is_file():
             run = cls(path, _read_manifest(path))
             made = {"command": run.manifest["command"], **run.manifest["settings"]}
-            wanted = {"command": command, **settings}
-            for key in sorted({*made, *wanted}):
-                if made.get(key) != wanted.get(key):
-                    raise UserError(
-                        f"{path} was made with {key} = {made.get(key)!r}, not {wanted.get(key)!r}: "
-                        "give another --output, or remove that folder"
-                    )
+            refuse_other_settings(path, made, {"command": command, **settings})
             if run.complete and run.owed():
                 run.manifest["complete"] = False
                 write_json(path / "manifest.json", run.manifest)
@@ -288,6 +282,16 @@ class Run:
         """Say that every shard is there; ``counts`` accounts for what went in and came out."""
         self.manifest = {**self.manifest, "complete": True, "counts": counts}
         write_json(self.path / "manifest.json", self.manifest)
+
+
+def refuse_other_settings(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """UserError where the folder ``path`` was made with other settings than those ``wanted``."""
+    for key in sorted({*made, *wanted}):
+        if made.get(key) != wanted.get(key):
+            raise UserError(
+                f"{path} was made with {key} = {made.get(key)!r}, not {wanted.get(key)!r}: "
+                "give another --output, or remove that folder"
+            )
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ interval. Never Wald's: its interval after 0 of n is empty, exactly where least 
 
 from __future__ import annotations
 
+from functools import cache
 from math import comb
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ def jeffreys(correct: int, count: int) -> Estimate:
     return Estimate(correct / count, 0.0 if correct == 0 else float(low), 1.0 if correct == count else float(high))
 
 
+@cache  # of few distinct counts, asked for every prefix
 def best_of(correct: int, count: int, k: int, biased: bool = False) -> Estimate:
     """The chance that the best of ``k`` rollouts is right, the paper's Q with K = ``k`` (Setlur et al. 2024, section
     4), with Jeffreys' interval for one rollout carried over.
@@ -80,6 +82,7 @@ def advantage(before: tuple[int, int], after: tuple[int, int]) -> Estimate:
     )
 
 
+@cache
 def chance_below(before: tuple[int, int], after: tuple[int, int] | float, drop: float = 0.0) -> float:
     """The posterior chance that a step lost more than ``drop``: P(A < -drop), from Jeffreys' posterior of each
     ``(correct, count)``. ``after`` is a number where it is known, as an outcome is."""

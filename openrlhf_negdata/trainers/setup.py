@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -192,8 +193,9 @@ def already_trained(output: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def read_rows(args: Any, fields: tuple[str, ...], model: Any) -> list[dict[str, Any]]:
-    """The token ids of the training set: ``fields`` of every row, each a list of ids that ``model`` knows."""
+def read_rows(args: Any, fields: tuple[str, ...], model: Any, weights: bool = False) -> list[dict[str, Any]]:
+    """The token ids of the training set: ``fields`` of every row, each a list of ids that ``model`` knows; and with
+    ``weights`` its ``step_ends`` and ``weights``, which another trainer must not pass over."""
     known = model.model.get_input_embeddings().num_embeddings
 
     def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
@@ -202,12 +204,25 @@ def read_rows(args: Any, fields: tuple[str, ...], model: Any) -> list[dict[str, 
                 raise ValueError(f"{field} is not a list of token ids (build the set with --tokenizer)")
             if any(not 0 <= token < known for token in row[field]):
                 raise ValueError(f"{field} has ids that are none of the model's {known}: built for another model?")
-        return {field: row[field] for field in fields}
+        if not weights and "weights" in row:
+            raise ValueError("it has weights: train on it with openrlhf_negdata.cli.train_advantage_weighted")
+        if weights:
+            _check_weights(row["step_ends"], row["weights"], len(row["response_ids"]))
+        return {field: row[field] for field in (*fields, *(("step_ends", "weights") if weights else ()))}
 
     files = args.data.dataset.split(",")
     return list(
         itertools.islice(itertools.chain.from_iterable(read_jsonl(f, parse) for f in files), args.data.max_samples)
     )
+
+
+def _check_weights(ends: Any, weights: Any, tokens: int) -> None:
+    if not isinstance(ends, list) or not isinstance(weights, list) or len(ends) != len(weights):
+        raise ValueError("step_ends and weights are not two lists of one length")
+    if ends != sorted(set(ends)) or (ends and (ends[0] < 1 or ends[-1] != tokens)):
+        raise ValueError(f"step_ends {ends} do not rise to the {tokens} tokens of the response")
+    if not all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights):
+        raise ValueError("weights are not all finite numbers")
 
 
 def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:

@@ -4,4 +4,4 @@
 set -euo pipefail
 page=$(realpath "$1/report.html")
 cd "$(dirname "$0")/../.."
-chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1020,1660 --screenshot=docs/report.png "file://$page"
+chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1020,1250 --screenshot=docs/report.png "file://$page"

@@ -1,0 +1,57 @@
+"""Advantage-weighted training on token ids: the arm advantage-weighted.
+
+    python -m openrlhf_negdata.cli.train_advantage_weighted --model.model_name_or_path SFT
+    --data.dataset weighted.jsonl --ckpt.output_dir OUT
+
+Each token of a response is learned with the weight of its step, exp(A / beta) as `negdata build advantage-weighted`
+wrote it; the loss is normalised by the tokens of the whole update, as OpenRLHF's SFT is. The output folder appears
+whole or not at all; a run that was killed goes on from its last checkpoint (--ckpt.save_steps) when run again, and
+one that is done does nothing.
+"""
+
+import argparse
+import sys
+
+from openrlhf_negdata.trainers import setup
+
+
+def train(args):
+    from openrlhf.utils import get_strategy, get_tokenizer
+
+    from openrlhf_negdata.datasets.tokens import WeightedDataset
+    from openrlhf_negdata.trainers.advantage_weighted import AdvantageWeightedTrainer
+
+    strategy = get_strategy(args)
+    strategy.setup_distributed()
+    model = setup.load_actor(args, strategy, args.model.model_name_or_path, for_training=True)
+    tokenizer = get_tokenizer(args.model.model_name_or_path, model.model, "right", strategy)
+    rows = setup.read_rows(args, ("prompt_ids", "response_ids"), model, weights=True)
+    loader = setup.make_loader(args, strategy, WeightedDataset(rows, tokenizer, args.data.max_len))
+    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, strategy, loader)))
+    consumed_samples = setup.load_checkpoint(args, strategy, model)
+    setup.claim_checkpoints(args, strategy)
+    trainer = AdvantageWeightedTrainer(
+        model=model,
+        strategy=strategy,
+        optim=optimizer,
+        train_dataloader=loader,
+        eval_dataloader=None,
+        scheduler=scheduler,
+        max_norm=args.max_norm,
+        batch_size=args.train.batch_size,
+        max_epochs=args.train.max_epochs,
+        tokenizer=tokenizer,
+    )
+    trainer.fit(args, consumed_samples)
+    setup.save(args, strategy, model, tokenizer)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="train_advantage_weighted",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    setup.add_flags(parser)
+    sys.exit(setup.run(parser, train))
