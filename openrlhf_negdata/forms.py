@@ -186,8 +186,8 @@ def _of_data_files(folder: Path) -> Iterator[Found]:
 
 
 def _of_hub(source: str) -> Iterator[Found]:
-    name, *of_it = source.removeprefix("hf:").split(":")
-    if not name or len(of_it) > 2:
+    name, *of_it = source.removeprefix("hf:").split(":", 2)  # a split may be a slice, such as train[:100]
+    if not name:
         raise UserError(f"{source}: write hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT")
     config, split = [*of_it, "", ""][:2]
     import datasets

@@ -218,7 +218,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
         told = capsys.readouterr().err
         assert says in told
         assert told.count("\n") == 1
-    for name in ("hf:", "hf:a:b:c:d", "hf::main"):
+    for name in ("hf:", "hf::main"):
         with pytest.raises(UserError, match="write hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT"):
             rows_of(name).__next__()
     assert not (tmp_path / "set.jsonl").exists()
@@ -236,6 +236,7 @@ def test_a_name_of_the_hub_is_read_from_the_cache_where_there_is_no_network(rows
     for name, status, says in (
         ("hf:me/gsm8k:main:train", 0, "60 rows"),
         ("hf:me/gsm8k:main", 0, "60 rows"),
+        ("hf:me/gsm8k:main:train[:10]", 0, "10 rows"),
         ("hf:me/gsm8k:main:test", 2, "hf:me/gsm8k:main:test cannot be loaded as a data set: "),
         ("hf:me/other", 2, "hf:me/other cannot be loaded as a data set: "),
     ):
