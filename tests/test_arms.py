@@ -427,6 +427,8 @@ def test_subsets_nest_and_sizes_are_exact(world):
 
     whole = keys()
     assert [keys("--size", size) for size in (3, 7)] == [whole[:3], whole[:7]]
+    with pytest.raises(AssertionError):
+        keys("--size", len(whole) + 1)
     few, more = (set(keys("--problems", count)) for count in (4, 9))
     assert few < more < set(whole)
     assert len({problem for problem, _ in few}) <= 4

@@ -214,6 +214,31 @@ def test_what_a_value_run_cannot_tell_is_not_built_of_it(files, tiny_model, caps
         fails([*build, *flags], says, capsys)
 
 
+@pytest.mark.parametrize(
+    ("arm", "flags", "says"),
+    [
+        ("dpo", ["--positives"], "--positives is for step-dpo, not for dpo"),
+        ("sft", ["--with_solutions"], "--with_solutions is for rft, step-rft, not for sft"),
+        ("step-rft", ["--per_problem", 2], "not for step-rft"),
+        ("rft", ["--beta", 2], "--beta is for advantage-weighted, not for rft"),
+        ("rft", ["--balanced"], "--per_problem N is needed"),
+        ("spurious", [], "--per_problem N is needed"),
+        ("dpo", ["--validation", 2], "--validation must lie between 0 and 1, not 2.0"),
+        ("advantage-weighted", ["--beta", 0], "--beta and --max_weight must be above 0"),
+        ("sft", ["--problems", 2], "--problems 2: there are 1 in"),
+        ("sft", ["--decontaminate", "none.jsonl"], "no such file: none.jsonl"),
+        ("prm", [], "has no step values: run `negdata value`"),
+        ("dpo-edit-distance", [], "has no graded answers: run `negdata grade` first"),
+    ],
+)
+def test_a_set_that_cannot_be_built_as_asked_is_refused(files, tiny_model, capsys, arm, flags, says):
+    problem = Problem("p", "1 +1 ?", "r2", "+1 2 ; = r2")
+    run = Run.create(files / "sampled", "sample", {"task": "running_value"}, [problem], tiny_model)
+    run.write("traces", 0, [Trace("p", 0, [5], [6], "", "stop")])
+    run.finish({})
+    fails(["build", arm, "--input", run.path, "--output", files / "out.jsonl", *flags], says, capsys)
+
+
 def test_a_folder_that_is_not_the_run_it_should_be_is_refused(files, tiny_model, capsys):
     model = ["--model.model_name_or_path", tiny_model, "--output", files / "out"]
     fails(["value", "--input", files, *model], f"{files} is not a run folder: it has no manifest.json", capsys)

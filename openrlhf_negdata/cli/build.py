@@ -67,6 +67,19 @@ ARMS = {
     "prm": 2,
 }
 PAIRINGS = ("algorithm1", "shared_prefix", "siblings")
+#: Flags that are not for all arms.
+FLAGS_OF = (
+    (("rft",), ("distinct", "min_distance", "most_different")),
+    (("rft", "step-rft"), ("with_solutions",)),
+    (tuple(arm for arm in ARMS if arm not in ("sft", "step-rft")), ("per_problem",)),
+    (("step-dpo",), ("pairing", "pit", "confidence", "min_drop", "positives", "chosen_teacher", "rejected_rest")),
+    (("step-dpo",), ("same_step", "min_gap", "min_rollouts")),
+    (tuple(arm for arm, tables in ARMS.items() if tables > 1), ("best_of", "best_of_biased")),
+    (("step-rft",), ("drop_share", "correct_only")),
+    (("advantage-weighted",), ("beta", "max_weight", "normalise")),
+    (("spurious",), ("seeding", "share")),
+    (("prm",), ("form", "labels")),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -406,6 +419,10 @@ def _task(name: str | None, made: Run | None) -> Task:
 
 
 def _check(args: argparse.Namespace) -> None:
+    for arms, flags in FLAGS_OF:
+        for flag in flags:
+            if args.arm not in arms and vars(args)[flag] != DEFAULTS.get_default(flag):
+                raise UserError(f"--{flag} is for {', '.join(arms)}, not for {args.arm}")
     if args.best_of < 1 or not 0.5 < args.confidence < 1:
         raise UserError("--best_of must be at least 1, --confidence between 0.5 and 1")
     for name in ("validation", "drop_share", "share"):
