@@ -118,7 +118,7 @@ class Algorithm1(AtPits):
         if self.teacher:
             others = [known.teacher] if known.teacher else []
         else:
-            others = [other for other, _ in known.valued() if other.outcome == CORRECT and other is not trace]
+            others = [other for other in known.right() if other is not trace]
         if not others:
             return "no_solution" if self.teacher else "no_correct_answer"
         chosen = rng.choice(others)
