@@ -267,6 +267,8 @@ def test_rft_keeps_distinct_right_answers_as_they_were_sampled(hand):
     assert sorted(row["response"] for row in rows) == ["a\n#### 2", "x", "x"]
     assert [row["response_ids"] for row in rows if row["response"] == "a\n#### 2"] == [hand.ids("a\n#### 2|")]
     assert "| problems | count |" in hand.card()
+    # Both arms look at every answer; the card counts it once.
+    assert "\n| correct | 4 |\n" in hand.card()
 
 
 def test_naive_pairs_set_any_right_answer_against_each_wrong_one(hand):

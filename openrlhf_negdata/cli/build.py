@@ -312,7 +312,8 @@ def _build(
                     mine.kept, every, found = 0, [], []
                 over_long += len(every) - len(found)
             account.add(mine)
-            figures.see(known, estimator)
+            if arm is arms[0]:
+                figures.see(known, estimator)
             for row in found:
                 if tokenizer is not None:
                     row = readable(row, tokenizer)

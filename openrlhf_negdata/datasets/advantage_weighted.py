@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, drawn, sft_row
+from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, drawn_in_order, sft_row
 from openrlhf_negdata.rollouts.store import StepValues, Trace
 from openrlhf_negdata.steps.values import Estimator, advantages
 
@@ -15,7 +15,7 @@ NORMALISE = ("none", "answer", "set")
 
 
 @dataclass
-class AdvantageWeighted(Arm):
+class AdvantageWeighted(ValuedArm):
     """Every valued answer, right or wrong, up to ``per_problem`` a problem (-1: all), drawn by ``seed``.
 
     A step weighs ``min(exp(A / beta), max_weight)``. ``normalise``: weights are then divided by their mean over the
@@ -30,12 +30,6 @@ class AdvantageWeighted(Arm):
     seed: int = 0
     mean: float = 1.0
 
-    unit = "valued answers"
-    needs_values = True
-
-    def units(self, known: Answered) -> int:
-        return len(known.values)
-
     def prepare(self, source: Iterable[Answered]) -> None:
         if self.normalise == "set":
             total = tokens = 0.0
@@ -47,8 +41,7 @@ class AdvantageWeighted(Arm):
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
         taken = self._taken(known)
-        account.keep(len(taken))
-        account.drop("over_per_problem", len(known.values) - len(taken))
+        account.cap(len(taken), len(known.values))
         for trace, values in taken:
             weights = self._weights(trace, values)
             mean = _weighed(weights, values.step_ends) / values.step_ends[-1]
@@ -64,8 +57,7 @@ class AdvantageWeighted(Arm):
             )
 
     def _taken(self, known: Answered) -> list[tuple[Trace, StepValues]]:
-        valued = list(known.valued())
-        return [valued[i] for i in sorted(drawn(range(len(valued)), self.per_problem, known.rng(self.seed)))]
+        return drawn_in_order(list(known.valued()), self.per_problem, known.rng(self.seed))
 
     def _weights(self, trace: Trace, values: StepValues) -> list[float]:
         steps = advantages(self.estimator.q(values, str(trace.outcome)))

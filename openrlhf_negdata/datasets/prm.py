@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, drawn, source
+from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, drawn_in_order, source
 from openrlhf_negdata.steps.values import Estimator
 
 FORMS = ("trl", "openrlhf")
@@ -16,7 +16,7 @@ PLACEHOLDER = "ки"
 
 
 @dataclass
-class Prm(Arm):
+class Prm(ValuedArm):
     """Every valued answer, up to ``per_problem`` a problem (-1: all), drawn by ``seed``.
 
     A step's label is Q after it (``soft``), or whether that is above 0 (``hard``; Math-Shepherd's hard estimation).
@@ -31,18 +31,10 @@ class Prm(Arm):
     per_problem: int = -1
     seed: int = 0
 
-    unit = "valued answers"
-    needs_values = True
-
-    def units(self, known: Answered) -> int:
-        return len(known.values)
-
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
-        valued = list(known.valued())
-        taken = sorted(drawn(range(len(valued)), self.per_problem, known.rng(self.seed)))
-        account.keep(len(taken))
-        account.drop("over_per_problem", len(valued) - len(taken))
-        for trace, values in (valued[i] for i in taken):
+        taken = drawn_in_order(list(known.valued()), self.per_problem, known.rng(self.seed))
+        account.cap(len(taken), len(known.values))
+        for trace, values in taken:
             prompt, *steps = self._texts(known.prompt_ids or [], trace.token_ids or [], values.step_ends)
             q = self.estimator.q(values, str(trace.outcome))[1:]
             row: Row = {"problem": known.problem.id, "from": source(trace)}

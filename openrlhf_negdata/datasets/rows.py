@@ -60,6 +60,11 @@ class Account:
         if count:
             self.dropped[reason] += count
 
+    def cap(self, taken: int, count: int) -> None:
+        """``taken`` of ``count`` are kept, as many as --per_problem allows."""
+        self.keep(taken)
+        self.drop("over_per_problem", count - taken)
+
     def add(self, other: Account) -> None:
         self.kept += other.kept
         self.dropped.update(other.dropped)
@@ -74,8 +79,6 @@ class Arm:
 
     #: What the account counts.
     unit = "answers"
-    #: Whether it is made of step values.
-    needs_values = False
 
     def units(self, known: Answered) -> int:
         """How many ``unit`` a problem brings."""
@@ -91,6 +94,15 @@ class Arm:
     def notes(self) -> list[str]:
         """Sentences for the card, once all rows are made."""
         return []
+
+
+class ValuedArm(Arm):
+    """An arm made of step values: it accounts for the answers that were valued."""
+
+    unit = "valued answers"
+
+    def units(self, known: Answered) -> int:
+        return len(known.values)
 
 
 def content(trace: Trace) -> object:
@@ -115,6 +127,11 @@ def distinct(known: Answered, account: Account) -> tuple[list[Trace], list[Trace
 def drawn(some: Sequence[T], limit: int, rng: random.Random) -> list[T]:
     """``limit`` of them at random, all where it is negative or there are no more."""
     return list(some) if limit < 0 else rng.sample(some, min(limit, len(some)))
+
+
+def drawn_in_order(some: Sequence[T], limit: int, rng: random.Random) -> list[T]:
+    """Those that :func:`drawn` gives, in the order they were in."""
+    return [some[i] for i in sorted(drawn(range(len(some)), limit, rng))]
 
 
 def source(trace: Trace) -> str:

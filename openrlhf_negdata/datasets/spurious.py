@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, drawn, sft_row
+from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, drawn, sft_row
 from openrlhf_negdata.rollouts.store import Trace
 from openrlhf_negdata.steps.values import Estimator, advantages
 from openrlhf_negdata.tasks import CORRECT
@@ -15,7 +15,7 @@ SEEDINGS = ("low_advantage", "recovered")
 
 
 @dataclass
-class Spurious(Arm):
+class Spurious(ValuedArm):
     """``per_problem`` of a problem's valued right answers, drawn by ``seed``; then each is replaced, with probability
     ``share``, by a spurious one of the same problem while there are any. With ``share`` 0 it is the clean set, of the
     same problems and the same size.
@@ -29,12 +29,6 @@ class Spurious(Arm):
     per_problem: int = 1
     share: float = 1.0
     seed: int = 0
-
-    unit = "valued answers"
-    needs_values = True
-
-    def units(self, known: Answered) -> int:
-        return len(known.values)
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
         least = {

@@ -16,10 +16,10 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, drawn, ids_pair_row, source
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, ValuedArm, drawn_in_order, ids_pair_row, source
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
 from openrlhf_negdata.steps.estimates import best_of
@@ -30,7 +30,7 @@ Ids = tuple[int, ...]
 
 
 @dataclass
-class AtPits(Arm):
+class AtPits(ValuedArm):
     """Pairs at the first pits that ``estimator`` finds. A pit whose advantage is above ``-estimator.min_drop`` blames
     nobody: dropped, unless the rollouts were spent on finding it alone.
 
@@ -44,26 +44,12 @@ class AtPits(Arm):
     positives: bool = False
     halved: list[tuple[float, float]] = field(default_factory=list)
 
-    unit = "valued answers"
-    needs_values = True
     name = ""
-
-    def units(self, known: Answered) -> int:
-        return len(known.values)
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
         self.halved += _split_sample(known, self.estimator, self.positives)
-        found = []
-        for trace, values in known.valued():
-            row = self._at_pit(known, trace, values)
-            if isinstance(row, str):
-                account.drop(row)
-            else:
-                found.append(row)
-        taken = drawn(range(len(found)), self.per_problem, known.rng(self.seed, "per_problem"))
-        account.keep(len(taken))
-        account.drop("over_per_problem", len(found) - len(taken))
-        yield from (found[i] for i in sorted(taken))
+        made = (self._at_pit(known, trace, values) for trace, values in known.valued())
+        yield from _capped(made, self.per_problem, known.rng(self.seed, "per_problem"), account)
 
     def _at_pit(self, known: Answered, trace: Trace, values: StepValues) -> Row | str:
         """The pair of a valued answer, or why there is none."""
@@ -152,6 +138,19 @@ class SharedPrefix(AtPits):
         return shared, chosen.token_ids, ids[start:] if self.rest else pit, f"rollout {chosen.seed}"
 
 
+def _capped(made: Iterable[Row | str], per_problem: int, rng: random.Random, account: Account) -> list[Row]:
+    """The pairs of a problem, at most ``per_problem``; what gave no pair is dropped for the reason it comes with."""
+    found = []
+    for row in made:
+        if isinstance(row, str):
+            account.drop(row)
+        else:
+            found.append(row)
+    taken = drawn_in_order(found, per_problem, rng)
+    account.cap(len(taken), len(found))
+    return taken
+
+
 def _rounded(q: float) -> float | None:
     return None if math.isnan(q) else round(q, 4)
 
@@ -199,7 +198,6 @@ class Siblings(Arm):
     per_problem: int = -1
 
     unit = "prefixes"
-    needs_values = True
 
     def units(self, known: Answered) -> int:
         return len({tuple(rollout.prefix_ids) for rollout in known.rollouts})
@@ -208,17 +206,8 @@ class Siblings(Arm):
         by_prefix: dict[Ids, list[Rollout]] = defaultdict(list)
         for rollout in known.rollouts:
             by_prefix[tuple(rollout.prefix_ids)].append(rollout)
-        found = []
-        for prefix in by_prefix:
-            row = self._best_and_worst(known, prefix, by_prefix)
-            if isinstance(row, str):
-                account.drop(row)
-            else:
-                found.append(row)
-        taken = drawn(range(len(found)), self.per_problem, known.rng(self.seed, "per_problem"))
-        account.keep(len(taken))
-        account.drop("over_per_problem", len(found) - len(taken))
-        yield from (found[i] for i in sorted(taken))
+        made = (self._best_and_worst(known, prefix, by_prefix) for prefix in list(by_prefix))
+        yield from _capped(made, self.per_problem, known.rng(self.seed, "per_problem"), account)
 
     def _best_and_worst(self, known: Answered, prefix: Ids, by_prefix: dict[Ids, list[Rollout]]) -> Row | str:
         """The pair of a prefix, or why there is none."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, sft_row
+from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, sft_row
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import StepValues, Trace
 from openrlhf_negdata.steps.values import Estimator, advantages
@@ -15,7 +15,7 @@ from openrlhf_negdata.tasks import CORRECT
 
 
 @dataclass
-class StepRft(Arm):
+class StepRft(ValuedArm):
     """Of all valued answers, ``floor(drop_share x N)`` are dropped: those with the least step advantage, equal ones in
     an order that ``seed`` decides. ``correct_only``: wrong answers do not come into it. ``solutions``: the teacher's
     solutions do, where they were valued."""
@@ -26,9 +26,6 @@ class StepRft(Arm):
     seed: int = 0
     solutions: bool = False
     cut: tuple[float, int] = (-math.inf, 0)
-
-    unit = "valued answers"
-    needs_values = True
 
     def units(self, known: Answered) -> int:
         return len(self._valued(known))
