@@ -3,8 +3,9 @@
     python benchmarks/value_vs_generate.py        # after `make quickstart`, whose answers and model it uses
 
 `value` also cuts answers into steps, grades every rollout and writes the store; `LLM.generate` is given all requests
-at once, as token ids with equal seeds, and only generates. Engine start counts on neither side. The last line is
-tokens a second of value / of LLM.generate. Aim: at least 0.9.
+at once, as token ids with equal seeds, and only generates. Engine start counts on neither side. The two run in turn,
+as shared machines change their speed from minute to minute; the last line is tokens a second of value / of
+LLM.generate, by the medians. Aim: at least 0.9.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from prefixes import first_problems, parser, prefixes, start_vllm, value
 
@@ -19,23 +22,34 @@ from openrlhf_negdata.rollouts.engines import Sampling, sampling_params
 
 
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--repeats", type=int, default=3, help="times each side runs, in turn")
+    args = flags.parse_args()
+    ours, theirs = [], []
+    llm: Any = None
     with tempfile.TemporaryDirectory() as folder:
         graded = first_problems(args.input, args.problems, Path(folder) / "graded")
-        run, speed = value(graded, args.model, args.n_rollouts, Path(folder) / "values")
-        asked = prefixes(run)
-    ours = speed["tokens"] / speed["seconds"]
-    print(f"negdata value: {speed['tokens']:,} tokens from {len(asked):,} prefixes, {ours:,.0f} tokens/s")
-    sampling = Sampling(**graded.manifest["settings"]["input"]["sampling"])
-    llm = start_vllm(args.model, max(len(one["ids"]) + one["left"] for one in asked))
-    params = [sampling_params(sampling, args.n_rollouts, one["left"], one["seed"]) for one in asked]
-    begin = time.monotonic()
-    outputs = llm.generate([{"prompt_token_ids": one["ids"]} for one in asked], params, use_tqdm=False)
-    seconds = time.monotonic() - begin
-    tokens = sum(len(one.token_ids) for output in outputs for one in output.outputs)
-    theirs = tokens / seconds
-    print(f"LLM.generate:  {tokens:,} tokens from {len(asked):,} prefixes, {theirs:,.0f} tokens/s")
-    print(f"ratio {ours / theirs:.2f}")
+        sampling = Sampling(**graded.manifest["settings"]["input"]["sampling"])
+        for repeat in range(args.repeats):
+            run, speed = value(graded, args.model, args.n_rollouts, Path(folder) / f"values{repeat}")
+            ours.append(speed["seconds"])
+            asked = prefixes(run)
+            # Idle while the other side runs, it uses no processor.
+            llm = llm or start_vllm(args.model, max(len(one["ids"]) + one["left"] for one in asked))
+            params = [sampling_params(sampling, args.n_rollouts, one["left"], one["seed"]) for one in asked]
+            # Each repeat starts with an empty prefix cache, as a new run of `value` does.
+            llm.reset_prefix_cache()
+            begin = time.monotonic()
+            outputs = llm.generate([{"prompt_token_ids": one["ids"]} for one in asked], params, use_tqdm=False)
+            theirs.append(time.monotonic() - begin)
+            tokens = sum(len(one.token_ids) for output in outputs for one in output.outputs)
+            print(
+                f"{len(asked):,} prefixes, tokens/s: negdata value {speed['tokens'] / ours[-1]:,.0f} "
+                f"({speed['tokens']:,} tokens), LLM.generate {tokens / theirs[-1]:,.0f} ({tokens:,} tokens)",
+                flush=True,
+            )
+    print(f"medians: negdata value {median(ours):.1f} s, LLM.generate {median(theirs):.1f} s")
+    print(f"ratio {(speed['tokens'] / median(ours)) / (tokens / median(theirs)):.2f}")
 
 
 if __name__ == "__main__":

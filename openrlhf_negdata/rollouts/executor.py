@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from typing import Any
 
@@ -43,7 +44,13 @@ class AgentExecutor(AgentExecutorBase):
 
     async def load(self, model: str, llm_engine: Any) -> None:
         async with self.loading:
-            if model != (self.loaded or llm_engine.kwargs["model"]):
+            if self.loaded is None:
+                # What is there before the first job stays to the end: else every collection looks at all of vLLM and
+                # Ray again, two fifths of this process's time (vLLM's own servers freeze theirs too).
+                gc.collect()
+                gc.freeze()
+                self.loaded = llm_engine.kwargs["model"]
+            if model != self.loaded:
                 await llm_engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": model})
                 await llm_engine.llm.reset_prefix_cache()
                 self.loaded = model
