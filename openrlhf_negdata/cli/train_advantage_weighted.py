@@ -27,7 +27,8 @@ def train(args):
     tokenizer = get_tokenizer(args.model.model_name_or_path, model.model, "right", strategy)
     rows = setup.read_rows(args, ("prompt_ids", "response_ids"), model, weights=True)
     loader = setup.make_loader(args, strategy, WeightedDataset(rows, tokenizer, args.data.max_len))
-    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, strategy, loader)))
+    updates = len(loader) * args.train.max_epochs // strategy.accumulated_gradient
+    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, updates)))
     consumed_samples = setup.load_checkpoint(args, strategy, model)
     setup.claim_checkpoints(args, strategy)
     trainer = AdvantageWeightedTrainer(
@@ -54,4 +55,5 @@ if __name__ == "__main__":
         allow_abbrev=False,
     )
     setup.add_flags(parser)
+    setup.add_row_flags(parser)
     sys.exit(setup.run(parser, train))

@@ -12,37 +12,70 @@ nothing.
 
 import argparse
 import sys
+from pathlib import Path
 
+from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.trainers import setup
 
 
 def train(args):
+    import torch.distributed
     from openrlhf.utils import get_strategy, get_tokenizer
 
-    from openrlhf_negdata.datasets.tokens import StepPairDataset
+    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
+    from openrlhf_negdata.trainers import packing
+    from openrlhf_negdata.trainers.reference import Reference
     from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
 
+    # What OpenRLHF's strategy and trainer look up, and step DPO has no use for.
+    args.train.micro_batch_size, args.model.aux_loss_coef, args.ds.packing_samples = 1, 0.0, False
+    separate = args.train.separate_sequences_enable
     strategy = get_strategy(args)
     strategy.setup_distributed()
     start = args.model.model_name_or_path
     model = setup.load_actor(args, strategy, start, for_training=True)
-    ref_model = setup.load_actor(args, strategy, args.ref.model_name_or_path or start, for_training=False)
-    ref_model._offload = args.ref.offload
+    if not separate:
+        packing.check(model.model, args.ds.attn_implementation)
     tokenizer = get_tokenizer(start, model.model, "right", strategy)
     rows = setup.read_rows(args, ("prompt_ids", "chosen_ids", "rejected_ids"), model)
-    loader = setup.make_loader(args, strategy, StepPairDataset(rows, tokenizer, args.data.max_len))
-    config = setup.optimizer_config(args, strategy, loader)
-    (model, optimizer, scheduler), ref_model = strategy.prepare((model, config), ref_model)
+    data = StepPairs(rows, args.data.max_len)
+    strategy.print(f"{args.data.dataset}: {len(data)} pairs kept, dropped: {dict(data.dropped) or 'none'}")
+    group = strategy.ds_device_mesh["dp"].get_group()
+    place = {"rank": torch.distributed.get_rank(group), "ranks": torch.distributed.get_world_size(group)}
+
+    def updates_of(pairs):
+        return PairUpdates(
+            pairs, args.train.batch_size, args.train.max_epochs, args.train.seed, args.train.max_tokens_per_gpu,
+            separate, **place,
+        )  # fmt: skip
+
+    updates = updates_of(data.pairs)
+    if not len(updates):
+        raise UserError(f"{len(data)} pairs are less than one update of --train.batch_size {args.train.batch_size}")
+    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, len(updates))))
+
+    output = Path(args.ckpt.output_dir)
+    path = Path(args.ref.log_probs or output.with_name(f".{output.name}.ref.parquet"))
+    revision = args.settings["ref.model_name_or_path"] or args.settings["model.model_name_or_path"]
+    reference = Reference(path, revision, args.ds.param_dtype)
+    if missing := reference.missing(data.pairs):
+        # Before a checkpoint is loaded, and before the first update, the model is its own reference.
+        policy = model.model
+        if args.ref.model_name_or_path:
+            other = setup.load_actor(args, strategy, args.ref.model_name_or_path, for_training=False)
+            policy = strategy.prepare(other).model
+        reference.add(policy, updates_of(missing), separate)
+        policy = other = None
+
     consumed_samples = setup.load_checkpoint(args, strategy, model)
     setup.claim_checkpoints(args, strategy)
     trainer = StepDPOTrainer(
+        updates,
+        reference.of(data.pairs),
         model=model,
-        ref_model=ref_model,
-        tokenizer=tokenizer,
         strategy=strategy,
+        tokenizer=tokenizer,
         optim=optimizer,
-        train_dataloader=loader,
-        eval_dataloader=None,
         scheduler=scheduler,
         max_norm=args.max_norm,
         beta=args.model.beta,
@@ -50,6 +83,8 @@ def train(args):
     )
     trainer.fit(args, consumed_samples)
     setup.save(args, strategy, model, tokenizer)
+    if not args.ref.log_probs and strategy.is_rank_0():
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
@@ -60,14 +95,38 @@ if __name__ == "__main__":
         allow_abbrev=False,
     )
     setup.add_flags(parser)
+    parser.add_argument(
+        "--train.max_tokens_per_gpu",
+        type=int,
+        default=16192,
+        help="tokens a process and forward pass, pads included: decides memory and speed, never the loss",
+    )
+    parser.add_argument(
+        "--train.separate_sequences_enable",
+        action="store_true",
+        help="each side of a pair in a row of its own, as OpenRLHF does: for attention that takes no mask of ours "
+        "(flash_attention_2, sliding windows)",
+    )
     parser.add_argument("--ref.model_name_or_path", default=None, help="reference model (default: the starting model)")
     parser.add_argument("--ref.offload", action="store_true", help="keep the reference model in host memory")
+    parser.add_argument(
+        "--ref.log_probs",
+        default=None,
+        help="parquet file of the reference's log-probabilities, made where they are missing: name one to share it "
+        "between runs (default: beside the output, removed with the checkpoints)",
+    )
     parser.add_argument("--model.beta", type=float, default=0.1, help="strength of the pull to the reference")
     parser.add_argument(
         "--model.ipo_enable", action="store_true", help="IPO loss (Azar et al. 2023) in place of DPO's"
     )
     parser.add_argument(
         "--model.label_smoothing", type=float, default=0.0, help="conservative DPO: share of flipped labels"
+    )
+    parser.add_argument(
+        "--model.positive_penalty",
+        type=float,
+        default=0.0,
+        help="DPO-Positive: weight of the chosen side's fall below the reference",
     )
     parser.add_argument(
         "--model.nll_loss_coef", type=float, default=0.0, help="weight of the chosen side's mean-token NLL"

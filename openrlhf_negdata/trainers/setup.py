@@ -24,20 +24,26 @@ from openrlhf_negdata.files import only_writer, read_jsonl
 _FLAG = "store_true"
 
 
+def add_row_flags(parser: argparse.ArgumentParser) -> None:
+    """OpenRLHF 0.11.2's flags of trainers whose micro-batches are rows of one sequence each."""
+    a = parser.add_argument
+    a("--model.aux_loss_coef", type=float, default=0, help="weight of the MoE balancing loss")
+    a("--data.dataloader_num_workers", type=int, default=0, help="loader processes")
+    a("--train.micro_batch_size", type=int, default=8, help="rows a process and forward pass")
+    a("--ds.packing_samples", action=_FLAG, help="pack rows without padding (flash-attn, CUDA)")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """OpenRLHF 0.11.2's flags for data, model, optimizer, DeepSpeed, checkpoints and logs, with its defaults."""
     a = parser.add_argument
     a("--model.model_name_or_path", required=True, help="model folder to start from")
     a("--model.trust_remote_code", action=_FLAG, help="run Python code that the model folder carries")
-    a("--model.aux_loss_coef", type=float, default=0, help="weight of the MoE balancing loss")
     a("--model.gradient_checkpointing_enable", action=_FLAG, help="trade compute for memory")
     a("--model.gradient_checkpointing_reentrant", action=_FLAG, help="use re-entrant checkpointing")
     a("--data.dataset", required=True, help="training set: .jsonl files of `negdata build`, comma-separated")
     a("--data.max_len", type=int, default=2048, help="longest row in tokens; longer ones are dropped and counted")
     a("--data.max_samples", type=int, default=sys.maxsize, help="use the first this many rows")
-    a("--data.dataloader_num_workers", type=int, default=0, help="loader processes")
     a("--train.batch_size", type=int, default=128, help="rows an update, over all processes")
-    a("--train.micro_batch_size", type=int, default=8, help="rows a process and forward pass")
     a("--train.max_epochs", type=int, default=1, help="passes over the training set")
     a("--train.seed", type=int, default=42, help="order of the rows, dropout")
     a("--train.full_determinism_enable", action=_FLAG, help="ask torch for deterministic kernels")
@@ -74,7 +80,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--ds.lora.alpha", type=int, default=16, help="LoRA alpha")
     a("--ds.lora.target_modules", nargs="*", default="all-linear", help="modules LoRA adapts")
     a("--ds.lora.dropout", type=float, default=0, help="LoRA dropout")
-    a("--ds.packing_samples", action=_FLAG, help="pack rows without padding (flash-attn, CUDA)")
     a("--ds.use_liger_kernel", action=_FLAG, help="Liger kernels (CUDA)")
     a("--ds.use_universal_ckpt", action=_FLAG, help="resume from a DeepSpeed universal checkpoint")
     a("--ds.tensor_parallel_size", type=int, default=1, help="DeepSpeed tensor parallelism")
@@ -119,7 +124,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
 
         args = hierarchize(flat)
         args.settings = settings
-        args.ckpt.path = args.ckpt.path or str(_checkpoints_of(output))
+        args.ckpt.path = args.ckpt.path or str(checkpoints_of(output))
         if args.ds.attn_implementation is None:
             args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else "flash_attention_2"
         # OpenRLHF's trainers look these up; nothing is evaluated while we train.
@@ -136,12 +141,13 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
 
 def _check(flags: dict[str, Any], output: Path) -> None:
     """Raise for what would otherwise end in a traceback, perhaps after hours."""
-    for flag in ("train.batch_size", "train.micro_batch_size", "train.max_epochs", "logger.logging_steps"):
-        if flags[flag] < 1:
+    counts = ("batch_size", "micro_batch_size", "max_tokens_per_gpu", "max_epochs")
+    for flag in (*(f"train.{name}" for name in counts), "logger.logging_steps"):
+        if flag in flags and flags[flag] < 1:
             raise UserError(f"--{flag} must be at least 1, not {flags[flag]}")
     if flags["ckpt.save_steps"] < 1 and flags["ckpt.save_steps"] != -1:
         raise UserError(f"--ckpt.save_steps must be at least 1, or -1 for none, not {flags['ckpt.save_steps']}")
-    batch, micro = flags["train.batch_size"], flags["train.micro_batch_size"]
+    batch, micro = flags["train.batch_size"], flags.get("train.micro_batch_size", 1)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if batch * flags["ds.tensor_parallel_size"] % (micro * processes):
         raise UserError(
@@ -150,7 +156,7 @@ def _check(flags: dict[str, Any], output: Path) -> None:
     for flag in ("ckpt.path", "logger.tensorboard_dir"):
         if flags[flag] and Path(flags[flag]).resolve().is_relative_to(output.resolve()):
             raise UserError(f"--{flag} {flags[flag]} is inside --ckpt.output_dir, which is written last and whole")
-    checkpoints = Path(flags["ckpt.path"] or _checkpoints_of(output))
+    checkpoints = Path(flags["ckpt.path"] or checkpoints_of(output))
     if checkpoints.exists() and not checkpoints.is_dir():
         raise UserError(f"--ckpt.path {checkpoints} is not a folder")
     names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
@@ -159,13 +165,14 @@ def _check(flags: dict[str, Any], output: Path) -> None:
         raise UserError(f"{checkpoints} is in the way: it holds something other than checkpoints of this command")
 
 
-def _checkpoints_of(output: Path) -> Path:
+def checkpoints_of(output: Path) -> Path:
+    """Where the checkpoints of ``output`` are kept unless told otherwise."""
     return output.with_name(f".{output.name}.ckpt")
 
 
 def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
     """What decides the trained weights: every flag but places and logs, and the content of what the paths point at."""
-    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers")
+    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers", "ref.log_probs")
     settings = {key: value for key, value in flags.items() if not key.startswith(places)}
     digest = hashlib.sha256()
     for path in flags["data.dataset"].split(","):
@@ -194,8 +201,9 @@ def already_trained(output: Path, settings: dict[str, Any]) -> bool:
 
 
 def read_rows(args: Any, fields: tuple[str, ...], model: Any, weights: bool = False) -> list[dict[str, Any]]:
-    """The token ids of the training set: ``fields`` of every row, each a list of ids that ``model`` knows; and with
-    ``weights`` its ``step_ends`` and ``weights``, which another trainer must not pass over."""
+    """The token ids of the training set: ``fields`` of every row, each a list of ids that ``model`` knows; its
+    ``problem`` and ``weight``, if it has them; and with ``weights`` its ``step_ends`` and ``weights``, which another
+    trainer must not pass over."""
     known = model.model.get_input_embeddings().num_embeddings
 
     def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
@@ -208,7 +216,10 @@ def read_rows(args: Any, fields: tuple[str, ...], model: Any, weights: bool = Fa
             raise ValueError("it has weights: train on it with openrlhf_negdata.cli.train_advantage_weighted")
         if weights:
             _check_weights(row["step_ends"], row["weights"], len(row["response_ids"]))
-        return {field: row[field] for field in (*fields, *(("step_ends", "weights") if weights else ()))}
+        if not 0 <= row.get("weight", 1.0) < math.inf:
+            raise ValueError(f"weight is {row['weight']}, and must be 0 or more")
+        optional = tuple(field for field in ("problem", "weight") if field in row)
+        return {field: row[field] for field in (*fields, *optional, *(("step_ends", "weights") if weights else ()))}
 
     files = args.data.dataset.split(",")
     return list(
@@ -241,7 +252,7 @@ def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:
         target_modules=lora.target_modules,
         lora_dropout=lora.dropout,
         ds_config=strategy.get_ds_train_config() if for_training else strategy.get_ds_eval_config(args.ref.offload),
-        packing_samples=args.ds.packing_samples,
+        packing_samples=getattr(args.ds, "packing_samples", False),
         use_liger_kernel=args.ds.use_liger_kernel,
     )
     if for_training and args.model.gradient_checkpointing_enable:
@@ -268,10 +279,9 @@ def make_loader(args: Any, strategy: Any, dataset: Any) -> Any:
     return loader
 
 
-def optimizer_config(args: Any, strategy: Any, loader: Any) -> dict[str, Any]:
-    """What ``strategy.prepare`` wants. The horizon is SFT's (train_sft.py:103): it counts updates as DeepSpeed makes
-    them, across epochs; train_dpo.py:126 floors them epoch by epoch, so that its learning rate rises again at the
-    end."""
+def optimizer_config(args: Any, updates: int) -> dict[str, Any]:
+    """What ``strategy.prepare`` wants, for a schedule of so many ``updates``: those that are made, across epochs.
+    (train_dpo.py:126 floors them epoch by epoch, so that its learning rate rises again at the end.)"""
     return {
         "optim": args.optim,
         "muon": vars(args.muon),
@@ -280,7 +290,7 @@ def optimizer_config(args: Any, strategy: Any, loader: Any) -> dict[str, Any]:
         "lr_warmup_ratio": args.lr_warmup_ratio,
         "min_lr_ratio": args.min_lr_ratio,
         "max_norm": args.max_norm,
-        "scheduler_steps": len(loader) * args.train.max_epochs // strategy.accumulated_gradient,
+        "scheduler_steps": updates,
     }
 
 

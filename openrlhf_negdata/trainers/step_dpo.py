@@ -1,78 +1,131 @@
-"""OpenRLHF's DPOTrainer with the bookkeeping of its SFTTrainer.
+"""Per-step DPO (Setlur et al. 2024, equation 5; Rafailov et al. 2023) on OpenRLHF's strategy, Actor, logs and
+checkpoints.
 
-The loss is plain DPO (Setlur et al. 2024, equation 5; Rafailov et al. 2023): per-step DPO differs only in its pairs.
-What is written anew is the loop, because OpenRLHF 0.11.2's counts an epoch in whole updates and so resumes at the
-wrong row (dpo_trainer.py:123-125, pull request 1350).
+Per-step DPO differs from DPO in its pairs alone. What is written anew is the loop: a micro-batch is a budget of
+distinct tokens instead of a number of pairs, the reference's log-probabilities are read instead of computed, and the
+loss of an update is the mean over all its pairs however they are spread over micro-batches and processes. (OpenRLHF
+0.11.2's loop also counts an epoch in whole updates, and so resumes at the wrong row: dpo_trainer.py:123-125.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from openrlhf.trainer.dpo_trainer import DPOTrainer
 from tqdm import tqdm
 
+from openrlhf_negdata.datasets.tokens import MicroBatch, PairUpdates
+from openrlhf_negdata.trainers import packing
+
+
+@dataclass(frozen=True)
+class DPOLoss:
+    """The loss of each pair, of its sides' log-probabilities under the policy and the reference.
+
+    With the implicit reward ``r = log pi - log pi_ref`` of each side and the margin ``m = r_chosen - r_rejected``:
+    ``-(1 - s) log sigmoid(beta m) - s log sigmoid(-beta m)`` with ``s`` the ``label_smoothing`` (conservative DPO), or
+    ``(m - 1 / (2 beta))^2`` with ``ipo`` (Azar et al. 2023, equation 17). ``positive_penalty`` takes
+    ``max(0, -r_chosen)``, so often, from the margin (DPO-Positive, Pal et al. 2024, equation 3).
+    """
+
+    beta: float
+    label_smoothing: float = 0.0
+    ipo: bool = False
+    positive_penalty: float = 0.0
+
+    def __call__(self, chosen_reward: torch.Tensor, rejected_reward: torch.Tensor) -> torch.Tensor:
+        margin = chosen_reward - rejected_reward - self.positive_penalty * torch.relu(-chosen_reward)
+        if self.ipo:
+            return (margin - 1 / (2 * self.beta)) ** 2
+        right, flipped = F.logsigmoid(self.beta * margin), F.logsigmoid(-self.beta * margin)
+        return -(1 - self.label_smoothing) * right - self.label_smoothing * flipped
+
 
 class StepDPOTrainer(DPOTrainer):
-    """Batches are those of :class:`openrlhf_negdata.datasets.tokens.StepPairDataset`."""
+    """``updates`` stands in for the loaders of the host; ``reference`` holds the reference's log-probabilities of both
+    sides of each pair, by its number."""
+
+    def __init__(self, updates: PairUpdates, reference: Sequence[tuple[float, float]], **host: Any) -> None:
+        self.updates, self.reference = updates, reference
+        super().__init__(ref_model=None, train_dataloader=updates, eval_dataloader=None, **host)
+        self.separate = self.args.train.separate_sequences_enable
+        settings = self.args.model
+        self.loss_fn = DPOLoss(self.beta, settings.label_smoothing, settings.ipo_enable, settings.positive_penalty)
 
     def fit(self, args: Any, consumed_samples: int = 0, num_update_steps_per_epoch: int | None = None) -> None:
-        """Train for ``args.train.max_epochs`` epochs, from row ``consumed_samples`` of the whole run on.
+        """Train on the updates that are left after ``consumed_samples`` pairs.
 
-        Logged a micro-batch: loss, accuracy, implicit rewards (beta times the log-ratio to the reference) of both
-        sides, and the summed log-probabilities of both sides under the policy, whose joint fall is DPO's known
-        failure.
+        Logged of an update, over all its pairs: loss, accuracy, implicit rewards (beta times the log-ratio to the
+        reference) of both sides and their margin; the summed log-probabilities of both sides, whose joint fall is
+        DPO's known failure; ``kl``, the mean of log pi_ref - log pi over the tokens of both sides, which estimates
+        KL(pi_ref || pi) a token where the reference sampled them.
         """
-        accumulated = self.strategy.accumulated_gradient
         if args.ckpt.save_steps == -1:
             args.ckpt.save_steps = float("inf")
         args.eval.steps = float("inf")
-        rows_per_micro_batch = args.train.batch_size // accumulated
-        start_epoch, consumed_in_epoch = divmod(consumed_samples, len(self.train_dataloader) * rows_per_micro_batch)
-        micro_step = consumed_samples // rows_per_micro_batch
-
+        done = consumed_samples // args.train.batch_size
         self.model.train()
-        self.ref_model.eval()
-        device = next(self.model.parameters()).device
-        for epoch in range(start_epoch, self.epochs):
-            self.train_dataloader.sampler.set_epoch(epoch, consumed_in_epoch if epoch == start_epoch else 0)
-            bar = tqdm(
-                self.train_dataloader, desc=f"epoch {epoch + 1}/{self.epochs}", disable=not self.strategy.is_rank_0()
-            )
-            for chosen_ids, chosen_mask, rejected_ids, rejected_mask, prompt_lengths in bar:
-                sides = [side.to(device) for side in (chosen_ids, chosen_mask, rejected_ids, rejected_mask)]
-                chosen, rejected, aux_loss, nll = self.concatenated_forward(self.model, *sides, prompt_lengths)
-                with torch.no_grad():
-                    reference = self.concatenated_forward(self.ref_model, *sides, prompt_lengths)
-                preference_loss, chosen_reward, rejected_reward = self.loss_fn(chosen, rejected, *reference[:2])
-                loss = preference_loss
-                if self.aux_loss:
-                    loss = loss + aux_loss * args.model.aux_loss_coef
-                if self.nll_loss:
-                    loss = loss + nll * args.model.nll_loss_coef
-                self.strategy.backward(loss, self.model, self.optimizer)
+        engine = self.model.model
+        bar = tqdm(
+            self.updates.after(done), desc="update", initial=done, total=len(self.updates),
+            disable=not self.strategy.is_rank_0(),
+        )  # fmt: skip
+        for step, micro_batches in enumerate(bar, start=done + 1):
+            seen: dict[str, float] = {}
+            for number, pairs in enumerate(micro_batches, start=1):
+                loss, figures = self.step_loss(pairs, args.train.batch_size)
+                engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+                # DeepSpeed divides by the micro-batches it was told of, whatever their number is.
+                self.strategy.backward(loss * engine.gradient_accumulation_steps(), self.model, self.optimizer)
                 self.strategy.optimizer_step(self.optimizer, self.model, self.scheduler)
-                micro_step += 1
+                seen = {name: seen.get(name, 0.0) + value for name, value in figures.items()}
+            logs = self.strategy.all_reduce(seen)
+            logs |= {"grad_norm": self.strategy.get_grad_norm(self.model), "lr": self.scheduler.get_last_lr()[0]}
+            bar.set_postfix({key: f"{value:.3g}" for key, value in logs.items()}, refresh=False)
+            self.save_logs_and_checkpoints(args, step, bar, logs, {"consumed_samples": step * args.train.batch_size})
+        for writer, close in ((self._wandb, "finish"), (self._tensorboard, "close")):
+            if writer is not None and self.strategy.is_rank_0():
+                getattr(writer, close)()
 
-                logs = self.strategy.all_reduce(
-                    {
-                        "loss": preference_loss.item(),
-                        "acc": (chosen_reward > rejected_reward).float().mean().item(),
-                        "chosen_reward": chosen_reward.mean().item(),
-                        "reject_reward": rejected_reward.mean().item(),
-                        "chosen_logp": chosen.mean().item(),
-                        "reject_logp": rejected.mean().item(),
-                        "nll": nll.item(),
-                        "grad_norm": self.strategy.get_grad_norm(self.model),
-                    }
-                )
-                logs["lr"] = self.scheduler.get_last_lr()[0]
-                bar.set_postfix({key: f"{value:.3g}" for key, value in logs.items()}, refresh=False)
-                if micro_step % accumulated == 0:
-                    client_states = {"consumed_samples": micro_step * rows_per_micro_batch}
-                    self.save_logs_and_checkpoints(args, micro_step // accumulated, bar, logs, client_states)
-        if self._wandb is not None and self.strategy.is_rank_0():
-            self._wandb.finish()
-        if self._tensorboard is not None and self.strategy.is_rank_0():
-            self._tensorboard.close()
+    def step_loss(self, rows: MicroBatch, total: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """This micro-batch's share of the loss of an update of ``total`` pairs, such that the mean over the processes
+        of the sums over their micro-batches is the loss; and likewise its share of what is logged."""
+        pairs = [pair for row in rows for pair in row]
+        device = next(self.model.parameters()).device
+        sums, tokens = sides(self.model.model, rows, device, self.separate)
+        chosen, rejected = sums.view(-1, 2).unbind(1)
+        reference = torch.tensor([self.reference[pair.number] for pair in pairs], device=device)
+        chosen_reward, rejected_reward = chosen - reference[:, 0], rejected - reference[:, 1]
+        weights = torch.tensor([pair.weight for pair in pairs], device=device)
+        losses = self.loss_fn(chosen_reward, rejected_reward)
+        nll = -chosen / tokens.view(-1, 2)[:, 0]
+        share = self.updates.ranks / total
+        loss = ((losses + self.args.model.nll_loss_coef * nll) * weights).sum() * share
+        with torch.no_grad():
+            counted = torch.tensor([float(not pair.filler) for pair in pairs], device=device)
+            figures = {
+                "loss": losses * weights,
+                "acc": (chosen_reward > rejected_reward).float(),
+                "chosen_reward": self.beta * chosen_reward,
+                "reject_reward": self.beta * rejected_reward,
+                "margin": self.beta * (chosen_reward - rejected_reward),
+                "chosen_logp": chosen,
+                "reject_logp": rejected,
+                "kl": -(chosen_reward + rejected_reward) / tokens.view(-1, 2).sum(1),
+                "nll": nll,
+            }
+            return loss, {name: ((value * counted).sum() * share).item() for name, value in figures.items()}
+
+
+def sides(model: Any, rows: MicroBatch, device: Any, separate: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and numbers of tokens of the sides of the pairs: chosen, rejected, chosen, ...; ``separate``:
+    each side in a row of its own, with nothing shared."""
+    sequences = [[(side, len(pair.prompt)) for pair in row for side in pair.sequences()] for row in rows]
+    if separate:
+        sequences = [[one] for row in sequences for one in row]
+    packed = packing.pack([tuple(zip(*row, strict=True)) for row in sequences])
+    return packing.log_probs(model, packed.to(device), separate)

@@ -1,0 +1,201 @@
+"""Shared-prefix packing: the distinct tokens of many sequences as one, so that what they share is computed once.
+
+The sequences of a row form a trie. Its tokens are laid out depth first; a token sees its own ancestors only, and its
+position is its depth. With ``ends[i]`` one past the last descendant of token i, token i sees token j exactly where
+``j <= i < ends[j]``. So every token gets the keys, positions and logits it has in a sequence of its own, and the
+log-probabilities and their gradients are the same to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from openrlhf_negdata.errors import UserError
+
+#: Attention implementations of transformers that take a mask of ours.
+ATTENTION = ("sdpa", "flex_attention")
+
+
+@dataclass
+class Trie:
+    """The distinct tokens of some sequences, depth first; ``paths`` says which of them each sequence is made of."""
+
+    ids: list[int]
+    depths: list[int]
+    ends: list[int]
+    paths: list[list[int]]
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> Trie:
+        ids: list[int] = []
+        depths: list[int] = []
+        ends: list[int] = []
+        paths: list[list[int]] = [[] for _ in sequences]
+        last: Sequence[int] = ()
+        path: list[int] = []
+        # In lexical order, what a sequence shares with any earlier one it shares with the one before it.
+        for index in sorted(range(len(sequences)), key=lambda index: sequences[index]):
+            sequence = sequences[index]
+            shared = 0
+            for mine, theirs in zip(sequence, last, strict=False):
+                if mine != theirs:
+                    break
+                shared += 1
+            for node in path[shared:]:
+                ends[node] = len(ids)
+            path = path[:shared] + list(range(len(ids), len(ids) + len(sequence) - shared))
+            ids += sequence[shared:]
+            depths += range(shared, len(sequence))
+            ends += [0] * (len(sequence) - shared)
+            paths[index], last = path, sequence
+        for node in path:
+            ends[node] = len(ids)
+        return cls(ids, depths, ends, paths)
+
+
+@dataclass
+class Packed:
+    """Tries as the rows of a batch, and where the log-probabilities that are asked for are found in it.
+
+    ``ids``, ``depths`` and ``ends`` have shape (rows, tokens); a pad sees itself alone. ``predicting`` holds the flat
+    positions whose logits are needed, each once. The t-th token that is asked for is ``targets[t]``, predicted at
+    ``predicting[where[t]]``, and belongs to sequence ``owner[t]`` of ``sequences``.
+    """
+
+    ids: torch.Tensor
+    depths: torch.Tensor
+    ends: torch.Tensor
+    predicting: torch.Tensor
+    where: torch.Tensor
+    targets: torch.Tensor
+    owner: torch.Tensor
+    sequences: int
+
+    def to(self, device: Any) -> Packed:
+        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
+        return Packed(**moved)
+
+
+def pack(rows: Sequence[tuple[Sequence[Sequence[int]], Sequence[int]]], pad: int = 0) -> Packed:
+    """``rows``: of each row its sequences, and how many first tokens of each are a prompt, at least one. Asked for are
+    the tokens after the prompts; sequences are numbered through, row by row."""
+    tries = [Trie.of(sequences) for sequences, _ in rows]
+    length = max(len(trie.ids) for trie in tries)
+    batch = [
+        (
+            trie.ids + [pad] * (length - len(trie.ids)),
+            trie.depths + [0] * (length - len(trie.ids)),
+            trie.ends + list(range(len(trie.ids) + 1, length + 1)),
+        )
+        for trie in tries
+    ]
+    parents: list[int] = []
+    targets: list[int] = []
+    owner: list[int] = []
+    number = 0
+    for row, (trie, (_, prompts)) in enumerate(zip(tries, rows, strict=True)):
+        for path, prompt in zip(trie.paths, prompts, strict=True):
+            parents += [row * length + node for node in path[prompt - 1 : -1]]
+            targets += [trie.ids[node] for node in path[prompt:]]
+            owner += [number] * (len(path) - prompt)
+            number += 1
+    predicting, where = torch.unique(torch.tensor(parents, dtype=torch.long), return_inverse=True)
+    ids, depths, ends = (torch.tensor([row[part] for row in batch]) for part in range(3))
+    return Packed(ids, depths, ends, predicting, where, torch.tensor(targets), torch.tensor(owner), number)
+
+
+def log_probs(model: Any, packed: Packed, separate: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every sequence the sum of the log-probabilities of its tokens after the prompt, and their number.
+
+    ``model`` is a causal language model of transformers, perhaps inside a DeepSpeed engine. Only the logits that are
+    needed are made. ``separate``: every row is one sequence, so that the model's own causal mask will do. Shapes
+    (sequences,), fp32.
+    """
+    with _only(model, packed.predicting):
+        output = model(
+            packed.ids,
+            attention_mask=_not_pads(packed)
+            if separate
+            else _mask(getattr(model, "module", model).config, packed.ends),
+            position_ids=packed.depths,
+            use_cache=False,
+        )
+    logits = output.logits.float()
+    picked = logits[packed.where, packed.targets] - torch.logsumexp(logits, -1)[packed.where]
+    sums = torch.zeros(packed.sequences, device=picked.device).index_add(0, packed.owner, picked)
+    return sums, torch.bincount(packed.owner, minlength=packed.sequences)
+
+
+def check(model: Any, attention: str) -> None:
+    """Raise where ``model`` could not be given this mask, or would not be exact under it."""
+    config = model.config.get_text_config()
+    if attention not in ATTENTION:
+        raise UserError(
+            f"--ds.attn_implementation {attention} takes no mask: shared-prefix packing needs one of "
+            f"{', '.join(ATTENTION)}, or --train.separate_sequences_enable"
+        )
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise UserError(
+            f"shared-prefix packing knows full attention only, and this model has {', '.join(sorted(kinds))}: "
+            "give --train.separate_sequences_enable"
+        )
+
+
+def micro_batches(sizes: Sequence[int], budget: int, separate: bool = False) -> list[list[list[int]]]:
+    """Micro-batches of rows of the numbers of tries of these sizes: at most ``budget`` tokens each, pads included,
+    but for a trie that is larger by itself. First fit, the largest first; ``separate``: one a row."""
+    left = sorted(range(len(sizes)), key=lambda trie: -sizes[trie])
+    made = []
+    while left:
+        length = sizes[left[0]]
+        room = [length] * max(1, budget // length)
+        rows: list[list[int]] = [[] for _ in room]
+        rest = []
+        for trie in left:
+            row = next((row for row, free in enumerate(room) if free >= sizes[trie]), None)
+            if row is None:
+                rest.append(trie)
+            else:
+                rows[row].append(trie)
+                room[row] = 0 if separate else room[row] - sizes[trie]
+        made.append([row for row in rows if row])
+        left = rest
+    return made
+
+
+def _not_pads(packed: Packed) -> torch.Tensor:
+    """The mask of rows that are one sequence each, of shape (rows, tokens): a pad's depth is 0."""
+    return (packed.depths == torch.arange(packed.ids.shape[1], device=packed.ids.device)).long()
+
+
+def _mask(config: Any, ends: torch.Tensor) -> Any:
+    """Which token sees which: boolean, of shape (rows, 1, tokens, tokens); a BlockMask for flex_attention."""
+    rows, length = ends.shape
+    attention = config._attn_implementation
+    if attention == "flex_attention":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def sees(row: Any, head: Any, i: Any, j: Any) -> Any:
+            return (j <= i) & (i < ends[row, j])
+
+        return create_block_mask(sees, rows, None, length, length, device=ends.device)
+    i = torch.arange(length, device=ends.device)
+    seen = (i[None, None, :] <= i[None, :, None]) & (i[None, :, None] < ends[:, None, :])
+    return seen[:, None]
+
+
+@contextmanager
+def _only(model: Any, positions: torch.Tensor) -> Iterator[None]:
+    """Show the output layer the hidden states at these flat positions alone."""
+    head = getattr(model, "module", model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[positions],))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,78 @@
+"""The reference's log-probabilities of the pairs, computed once and kept in a file.
+
+A row of the file is a pair and a reference: ``key`` hashes the token ids of the pair, the revision of the reference
+model and its number type, so a file may hold those of many sets and models, and none is taken for another's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed
+from tqdm import tqdm
+
+from openrlhf_negdata.datasets.tokens import Pair, PairUpdates
+from openrlhf_negdata.errors import UserError
+
+SCHEMA = pa.schema([("key", pa.string()), ("chosen", pa.float64()), ("rejected", pa.float64())])
+
+
+class Reference:
+    """Log-probabilities under the model of ``revision`` with numbers of ``dtype``, in the parquet file ``path``."""
+
+    def __init__(self, path: Path, revision: str, dtype: str) -> None:
+        self.path, self.model = path, f"{revision} {dtype}"
+        self.known: dict[str, tuple[float, float]] = {}
+        if path.exists():
+            try:
+                table = pq.read_table(path, schema=SCHEMA)
+            except (pa.ArrowInvalid, KeyError) as error:
+                raise UserError(f"--ref.log_probs {path} is no file of this command: {error}") from None
+            columns = (table[name].to_pylist() for name in SCHEMA.names)
+            self.known = {key: (chosen, rejected) for key, chosen, rejected in zip(*columns, strict=True)}
+
+    def key(self, pair: Pair) -> str:
+        return hashlib.sha256(repr((self.model, pair.prompt, pair.chosen, pair.rejected)).encode()).hexdigest()
+
+    def missing(self, pairs: Sequence[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if self.key(pair) not in self.known]
+
+    def of(self, pairs: Sequence[Pair]) -> list[tuple[float, float]]:
+        """Those of the chosen and the rejected side of each pair; all must be known."""
+        return [self.known[self.key(pair)] for pair in pairs]
+
+    def add(self, model: Any, updates: PairUpdates, separate: bool) -> None:
+        """Compute those of ``updates``' pairs under ``model``, in all processes together, and write the file."""
+        from openrlhf_negdata.trainers.step_dpo import sides
+
+        found: dict[int, tuple[float, float]] = {}
+        device = next(model.parameters()).device
+        model.eval()
+        with torch.no_grad(), tqdm(total=len(updates.pairs), desc="reference", disable=updates.rank != 0) as bar:
+            for micro_batches in updates.once():
+                for rows in micro_batches:
+                    sums = sides(model, rows, device, separate)[0].view(-1, 2).tolist()
+                    pairs = [pair for row in rows for pair in row]
+                    found |= {pair.number: (both[0], both[1]) for pair, both in zip(pairs, sums, strict=True)}
+                bar.update(min(updates.batch_size, bar.total - bar.n))
+        gathered: list[Any] = [None] * updates.ranks
+        torch.distributed.all_gather_object(gathered, found)
+        for some in gathered:
+            self.known |= {self.key(pair): some[pair.number] for pair in updates.pairs if pair.number in some}
+        if updates.rank == 0:
+            self._write()
+        torch.distributed.barrier()
+
+    def _write(self) -> None:
+        rows = [{"key": key, "chosen": both[0], "rejected": both[1]} for key, both in self.known.items()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
+        os.replace(temporary, self.path)

@@ -1,0 +1,383 @@
+"""Step DPO: shared-prefix packing is exact, the loss is the one written down, and only memory and speed depend on how an
+update is cut into micro-batches."""
+
+import json
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openrlhf_negdata.errors import UserError
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def cpu_host():
+    """OpenRLHF can be imported, as `negdata launch` makes sure on a host without CUDA."""
+    from openrlhf_negdata import cpu
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            patch.setenv(name, "0")  # so that what setup() sets is taken back
+        cpu.setup()
+
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+TRAIN = "openrlhf_negdata.cli.train_step_dpo"
+
+
+def causal_lm(family, dtype=torch.float32):
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family](
+        vocab_size=41, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, attn_implementation="sdpa",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def pairs_of(kind):
+    """Pairs of one or two problems, by what is hard about them."""
+    draw = random.Random(kind)
+    some = lambda count: [draw.randrange(4) for _ in range(count)]  # noqa: E731 - four tokens: much is shared by chance
+    question = some(6)
+    if kind == "one pair":
+        triples = [(question, some(5), some(7))]
+    elif kind == "many of one problem":
+        right = some(9)
+        triples = [(question, right, right[:cut] + [9] + some(3)) for cut in range(8)]
+        triples += [(question + right[:cut], right[cut:], [9, *some(2)]) for cut in range(1, 6)]
+    elif kind == "shortest":
+        triples = [([7], [1], [2]), ([7], [1], [1, 1]), ([7, 1], [1], [3])]
+    elif kind == "longest":
+        triples = [(some(1), some(250), [3]), (some(120), [2], some(130))]
+    else:
+        triples = [
+            (some(draw.randint(1, 9)), some(draw.randint(1, 9)), [8, *some(draw.randint(0, 9))]) for _ in range(9)
+        ]
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    return [{"problem": n // 5} | dict(zip(names, sides, strict=True)) for n, sides in enumerate(triples)]
+
+
+KINDS = ("one pair", "many of one problem", "shortest", "longest", "many problems")
+
+
+def updates_of(rows, batch_size=None, **more):
+    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
+
+    pairs = StepPairs(rows, 1000).pairs
+    return PairUpdates(pairs, **{"batch_size": batch_size or len(pairs), "epochs": 1, "seed": 0, "budget": 64} | more)
+
+
+def upstream(model, rows, beta=0.1):
+    """The sides' log-probabilities and the loss, by an unmodified DPOTrainer on padded sequences."""
+    from openrlhf.models import Actor
+    from openrlhf.models.loss import DPOLoss
+    from openrlhf.trainer.dpo_trainer import DPOTrainer
+
+    actor = Actor(model)
+    actor.packing_samples = False
+    host = DPOTrainer.__new__(DPOTrainer)
+    host.tokenizer, host.strategy = SimpleNamespace(pad_token_id=0), SimpleNamespace(ring_attn_group=None)
+
+    def padded(side):
+        ids = [torch.tensor(row["prompt_ids"] + row[side]) for row in rows]
+        masks = [torch.ones_like(one) for one in ids]
+        return [torch.nn.utils.rnn.pad_sequence(some, batch_first=True) for some in (ids, masks)]
+
+    lengths = [len(row["prompt_ids"]) for row in rows]
+    chosen, rejected, _, _ = host.concatenated_forward(actor, *padded("chosen_ids"), *padded("rejected_ids"), lengths)
+    reference = torch.zeros_like(chosen)
+    return chosen, rejected, DPOLoss(beta)(chosen, rejected, reference, reference)[0]
+
+
+def ours(model, rows, separate, budget=64, beta=0.1):
+    """The same by us, micro-batch by micro-batch, the gradients added up in ``model``."""
+    from openrlhf_negdata.trainers.step_dpo import DPOLoss, sides
+
+    updates = updates_of(rows, separate=separate, budget=budget)
+    (micro_batches,) = updates.after(0)
+    found, total = {}, 0.0
+    for micro_batch in micro_batches:
+        sums, _ = sides(model, micro_batch, "cpu", separate)
+        chosen, rejected = sums.view(-1, 2).unbind(1)
+        loss = DPOLoss(beta)(chosen, rejected).sum() / len(rows)
+        loss.backward()
+        total += loss.item()
+        numbers = [pair.number for row in micro_batch for pair in row]
+        found |= dict(zip(numbers, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
+    return [found[number] for number in range(len(rows))], total
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probabilities_loss_and_gradients_are_those_of_the_unmodified_dpo_trainer(
+    cpu_host, family, kind, separate
+):
+    model, rows = causal_lm(family), pairs_of(kind)
+    chosen, rejected, loss = upstream(model, rows)
+    loss.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    found, total = ours(model, rows, separate)
+    for (mine_chosen, mine_rejected), theirs_chosen, theirs_rejected in zip(found, chosen, rejected, strict=True):
+        assert mine_chosen == pytest.approx(theirs_chosen.item(), rel=1e-5, abs=1e-5)
+        assert mine_rejected == pytest.approx(theirs_rejected.item(), rel=1e-5, abs=1e-5)
+    assert total == pytest.approx(loss.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        largest = gradients[name].abs().max().item()
+        assert (parameter.grad - gradients[name]).abs().max().item() <= 1e-5 * max(largest, 1), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bf16_they_are_as_near_to_fp32_as_the_dpo_trainer_is(cpu_host, family):
+    """Tolerance in bf16: an error of 0.02 a token, and of half of a percent in the loss."""
+    rows = pairs_of("many of one problem")
+    exact, _, loss = upstream(causal_lm(family), rows)
+    found, total = ours(causal_lm(family, torch.bfloat16), rows, False)
+    for (mine, _), right, row in zip(found, exact.tolist(), rows, strict=True):
+        assert mine == pytest.approx(right, abs=0.02 * len(row["chosen_ids"]))
+    assert total == pytest.approx(loss.item(), rel=5e-3)
+
+
+def test_flex_attention_sees_what_sdpa_sees():
+    """FlexAttention trains on CUDA alone; that its mask is the same is seen on CPU, without gradients."""
+    from openrlhf_negdata.trainers.step_dpo import sides
+
+    rows, seen = pairs_of("many of one problem"), {}
+    (micro_batches,) = updates_of(rows, budget=10_000).after(0)
+    for attention in ("sdpa", "flex_attention"):
+        model = causal_lm("llama")
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            seen[attention] = sides(model, micro_batches[0], "cpu")[0]
+    torch.testing.assert_close(seen["sdpa"], seen["flex_attention"], rtol=1e-4, atol=1e-4)
+
+
+SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SEQUENCES)
+def test_a_trie_holds_every_distinct_prefix_once_and_sees_its_own_alone(sequences):
+    from openrlhf_negdata.trainers.packing import Trie
+
+    trie = Trie.of(sequences)
+    prefixes = {tuple(sequence[: n + 1]) for sequence in sequences for n in range(len(sequence))}
+    assert len(trie.ids) == len(prefixes)
+    spelled = {}
+    for sequence, path in zip(sequences, trie.paths, strict=True):
+        assert [trie.ids[node] for node in path] == sequence
+        assert [trie.depths[node] for node in path] == list(range(len(path)))
+        spelled |= {node: tuple(sequence[: n + 1]) for n, node in enumerate(path)}
+    for i in range(len(trie.ids)):
+        seen = [j for j in range(len(trie.ids)) if j <= i < trie.ends[j]]
+        assert [spelled[j] for j in seen] == [spelled[i][: n + 1] for n in range(len(spelled[i]))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 100), st.booleans())
+def test_micro_batches_hold_each_trie_once_within_the_budget(sizes, budget, separate):
+    from openrlhf_negdata.trainers.packing import micro_batches
+
+    made = micro_batches(sizes, budget, separate)
+    assert sorted(trie for rows in made for row in rows for trie in row) == list(range(len(sizes)))
+    for rows in made:
+        length = max(sum(sizes[trie] for trie in row) for row in rows)
+        assert length * len(rows) <= budget or [len(row) for row in rows] == [1]
+        assert not separate or all(len(row) == 1 for row in rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 24), st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(4, 60), st.booleans())
+def test_every_pair_is_in_as_many_updates_as_there_are_epochs_on_one_process(
+    count, batch, epochs, ranks, budget, separate
+):
+    draw = random.Random(count)
+    rows = [
+        {
+            "problem": draw.randrange(5),
+            "prompt_ids": [1, 2],
+            "chosen_ids": [3] * draw.randint(1, 9),
+            "rejected_ids": [number],
+        }
+        for number in range(4, 4 + count)
+    ]
+    more = {"batch_size": batch, "epochs": epochs, "budget": budget, "separate": separate, "ranks": ranks}
+    by_rank = [list(updates_of(rows, rank=rank, **more).after(0)) for rank in range(ranks)]
+    made = count * epochs // batch
+    assert [len(some) for some in by_rank] == [made] * ranks
+    seen = []
+    for number in range(made):
+        assert len({len(some[number]) for some in by_rank}) == 1  # as many micro-batches in each process
+        inside = [pair for some in by_rank for rows in some[number] for row in rows for pair in row]
+        assert all(pair.weight == 0 for pair in inside if pair.filler)
+        real = sorted(pair.number for pair in inside if not pair.filler)
+        assert len(real) == batch
+        seen.append(real)
+    times = [sum(real.count(number) for real in seen) for number in range(count)]
+    assert max(times) <= epochs
+    assert sum(times) == made * batch
+    done = made // 2
+    assert list(updates_of(rows, rank=0, **more).after(done)) == by_rank[0][done:]
+    parts = [part for rank in range(ranks) for part in updates_of(rows, rank=rank, **more).once()]
+    inside = [pair for part in parts for micro_batch in part for row in micro_batch for pair in row]
+    once = sorted(pair.number for pair in inside if not pair.filler)
+    assert once == list(range(count))
+
+
+def loss(chosen, rejected, **more):
+    from openrlhf_negdata.trainers.step_dpo import DPOLoss
+
+    return DPOLoss(**{"beta": 0.5} | more)(torch.tensor([chosen]), torch.tensor([rejected])).item()
+
+
+def test_losses_by_hand():
+    """beta = 0.5, log-ratios to the reference of 1 (chosen) and -1 (rejected): margin 2, beta m = 1.
+
+    sigmoid:         -log(1 / (1 + e^-1)) = log(1.367879) = 0.313262
+    smoothed by 0.1: 0.9 x 0.313262 + 0.1 x log(1 + e) = 0.281936 + 0.1 x 1.313262 = 0.413262
+    IPO:             (2 - 1 / (2 x 0.5))^2 = 1
+    DPO-Positive:    the chosen side rose, so there is no penalty: 0.313262. With log-ratios of -1 and -3 it fell by 1;
+                     with a penalty of 2 the margin is 2 - 2 x 1 = 0: log 2 = 0.693147
+    """
+    assert loss(1.0, -1.0) == pytest.approx(0.313262, abs=1e-6)
+    assert loss(1.0, -1.0, label_smoothing=0.1) == pytest.approx(0.413262, abs=1e-6)
+    assert loss(1.0, -1.0, ipo=True) == pytest.approx(1.0)
+    assert loss(1.0, -1.0, positive_penalty=2.0) == pytest.approx(0.313262, abs=1e-6)
+    assert loss(-1.0, -3.0, positive_penalty=2.0) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.2}, {"ipo": True}])
+def test_losses_are_those_of_openrlhf(cpu_host, settings):
+    from openrlhf.models.loss import DPOLoss as Theirs
+
+    from openrlhf_negdata.trainers.step_dpo import DPOLoss
+
+    torch.manual_seed(1)
+    chosen, rejected, ref_chosen, ref_rejected = torch.randn(4, 32) * 5
+    theirs = Theirs(0.3, settings.get("label_smoothing", 0.0), settings.get("ipo", False))
+    expected = theirs(chosen, rejected, ref_chosen, ref_rejected)[0]
+    torch.testing.assert_close(DPOLoss(0.3, **settings)(chosen - ref_chosen, rejected - ref_rejected).mean(), expected)
+
+
+# Whole runs.
+
+
+def many_rows():
+    draw = random.Random(5)
+    rows = []
+    for problem in range(8):
+        question = [draw.randrange(3, 63) for _ in range(draw.randint(2, 6))]
+        for _ in range(draw.randint(1, 5)):
+            steps = [[draw.randrange(3, 63) for _ in range(draw.randint(1, 7))] for _ in range(3)]
+            sides = {"chosen_ids": steps[0] + steps[1], "rejected_ids": steps[0] + steps[2]}
+            rows.append({"problem": problem, "prompt_ids": question} | sides)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def run(train, tiny_model, tmp_path_factory):
+    """``run(**flags) -> (what was logged of each update, by name; folder)``."""
+    folder = tmp_path_factory.mktemp("step_dpo")
+    data = folder / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in many_rows()), encoding="utf-8")
+
+    def run(name, **more):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        chosen = {
+            "model.model_name_or_path": tiny_model, "data.dataset": data, "train.batch_size": 8, "train.max_epochs": 2,
+            "ds.zero_stage": 0, "adam.lr": 2e-3, "ckpt.output_dir": folder / name,
+            "logger.tensorboard_dir": folder / "logs", "logger.wandb.run_name": name,
+        }  # fmt: skip
+        words = []
+        for key, value in (chosen | more).items():
+            words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+        status, text = train(TRAIN, words)
+        assert status == 0, text[-3000:]
+        events = EventAccumulator(str(folder / "logs" / name))
+        events.Reload()
+        names = [tag for tag in events.Tags()["scalars"] if tag.startswith("train/")]
+        return {tag: [event.value for event in events.Scalars(tag)] for tag in names}
+
+    run.folder, run.data = folder, data
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(run):
+    return run("plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tiny budget", {"train.max_tokens_per_gpu": 1}),
+        ("small budget", {"train.max_tokens_per_gpu": 60}),
+        ("separate", {"train.separate_sequences_enable": True, "train.max_tokens_per_gpu": 80}),
+        ("zero 1", {"ds.zero_stage": 1, "train.max_tokens_per_gpu": 60}),
+        ("zero 2", {"ds.zero_stage": 2, "train.max_tokens_per_gpu": 60}),
+        ("zero 3", {"ds.zero_stage": 3, "train.max_tokens_per_gpu": 60}),
+        ("checkpointing", {"model.gradient_checkpointing_enable": True}),
+    ],
+)
+def test_the_course_of_a_run_depends_on_none_of_this(run, plain, name, change):
+    """Micro-batches, ZeRO stages, shared or separate sequences: the same losses, log-probabilities and gradients."""
+    seen = run(name, **change)
+    assert len(plain["train/loss"]) > 4
+    assert plain["train/loss"][-1] < 0.6 < plain["train/loss"][0]
+    for tag in ("train/loss", "train/chosen_logp", "train/reject_logp", "train/grad_norm"):
+        assert seen[tag] == pytest.approx(plain[tag], rel=0.03, abs=0.02), tag
+
+
+def test_the_reference_is_read_where_it_is_known_and_a_foreign_file_is_refused(run, plain, train, tiny_model):
+    import pyarrow.parquet as pq
+
+    path = run.folder / "shared.parquet"
+    first = run("first", **{"ref.log_probs": path})
+    written = path.stat().st_mtime_ns
+    assert first == plain
+    assert pq.read_table(path).num_rows == len(many_rows())
+    assert run("second", **{"ref.log_probs": path, "adam.lr": 4e-3})["train/loss"][0] == plain["train/loss"][0]
+    assert path.stat().st_mtime_ns == written  # nothing was computed
+    assert not list(run.folder.glob("*.ref.parquet")) + list(run.folder.glob(".*.ref.parquet"))
+    other = {"model.model_name_or_path": tiny_model, "data.dataset": run.data, "train.batch_size": 8}
+    other |= {"ckpt.output_dir": run.folder / "z", "ref.log_probs": run.data}
+    status, text = train(TRAIN, [word for key, value in other.items() for word in (f"--{key}", str(value))])
+    assert status == 2
+    assert "pairs.jsonl is no file of this command" in text.splitlines()[-1]
+
+
+def test_another_reference_gives_the_log_probabilities_of_that_model(run, plain):
+    """Against the model that `plain` trained, the untrained one starts with the margin of its fall."""
+    seen = run("other", **{"ref.model_name_or_path": run.folder / "plain"})
+    assert seen["train/loss"][0] > 0.75 > plain["train/loss"][0]
+    assert seen["train/chosen_logp"][0] == plain["train/chosen_logp"][0]
+
+
+def test_pairs_weigh_what_their_row_says(run, plain):
+    data = run.folder / "weighted.jsonl"
+    rows = [row | {"weight": 2.0} for row in many_rows()]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    seen = run("weighted", **{"data.dataset": data})
+    assert seen["train/loss"][0] == pytest.approx(2 * plain["train/loss"][0], rel=1e-6)
+    assert seen["train/grad_norm"][0] == pytest.approx(2 * plain["train/grad_norm"][0], rel=1e-3)
+
+
+def test_what_a_mask_of_ours_would_be_wrong_for_is_refused():
+    from openrlhf_negdata.trainers import packing
+
+    model = causal_lm("qwen2")
+    packing.check(model, "sdpa")
+    with pytest.raises(UserError, match="flash_attention_2 takes no mask"):
+        packing.check(model, "flash_attention_2")
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(UserError, match="this model has full_attention, sliding_attention"):
+        packing.check(model, "sdpa")
