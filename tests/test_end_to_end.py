@@ -95,9 +95,9 @@ class Pipeline:
         assert self.process(words, program) == 0, f"{words}\n{self.told[-4000:]}"
 
     model = "--model.model_name_or_path @sft"
+    rows = "--train.micro_batch_size 16"
     training = (
-        "--data.max_len 64 --ds.zero_stage 0 --train.micro_batch_size 16 --train.batch_size 16 --adam.betas 0.9 0.98"
-        " --ds.attn_implementation sdpa"
+        "--data.max_len 64 --ds.zero_stage 0 --train.batch_size 16 --adam.betas 0.9 0.98 --ds.attn_implementation sdpa"
     )
     sample = f"sample --task running_value --problems @syn.jsonl {model} --output @traces" + (
         f" --rollout.n_samples_per_prompt {SAMPLES} --shard_size {SHARD}"
@@ -112,7 +112,9 @@ class Pipeline:
     )
     report = "report --evaluation @evaluation --values @values --output @report"
     step_dpo = f"{model} --data.dataset @algorithm1.jsonl --ckpt.output_dir @step_dpo --adam.lr 3e-5 {training}"
-    sft = f"--model.model_name_or_path @new --data.dataset @sft.jsonl --ckpt.output_dir @sft --adam.lr 2e-3 {training}"
+    sft = f"--model.model_name_or_path @new --data.dataset @sft.jsonl --ckpt.output_dir @sft {training} {rows}" + (
+        " --adam.lr 2e-3"
+    )
     problems = "problems --task running_value --split {} --seed {} --count {} --output @{}"
 
     def build(self, name: str) -> str:
@@ -332,7 +334,8 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
 def test_arms_are_built_of_the_same_values_and_trained_on(pipeline, train, tmp_path, arm, trainer):
     pipeline.here(f"build {arm} --input @values --output {tmp_path}/set.jsonl")
     words = f"{pipeline.model} --data.dataset {tmp_path}/set.jsonl --ckpt.output_dir {tmp_path}/trained"
-    flags = pipeline.words(f"{words} --train.max_epochs 1 --adam.lr 1e-5 {pipeline.training}")
+    rows = "" if trainer == "train_step_dpo" else pipeline.rows
+    flags = pipeline.words(f"{words} --train.max_epochs 1 --adam.lr 1e-5 {pipeline.training} {rows}")
     status, told = train(f"openrlhf_negdata.cli.{trainer}", flags)
     assert status == 0, told[-2000:]
     assert (tmp_path / "trained" / "config.json").is_file()

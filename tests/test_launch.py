@@ -109,7 +109,7 @@ def test_stock_openrlhf_trains_saves_and_resumes_without_cuda(stock_runs, tiny_m
 
 
 def test_two_processes_train_step_dpo_as_one_does(train, tiny_model, data, tmp_path):
-    """Two processes with micro-batches of two rows see what one sees with micro-batches of four."""
+    """Two processes with small micro-batches see what one sees with a large one."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -119,9 +119,9 @@ def test_two_processes_train_step_dpo_as_one_does(train, tiny_model, data, tmp_p
             sides = {"prompt_ids": row["prompt"], "chosen_ids": row["chosen"], "rejected_ids": row["rejected"]}
             print(json.dumps({key: tokenizer(text)["input_ids"] for key, text in sides.items()}), file=pairs)
     module, logged = "openrlhf_negdata.cli.train_step_dpo", {}
-    for name, micro in (("two", 2), ("one", 4)):
+    for name, tokens in (("two", 60), ("one", 4000)):
         flags = ["--model.model_name_or_path", tiny_model, "--data.dataset", tmp_path / "pairs.jsonl"]
-        flags += ["--train.batch_size", 8, "--train.micro_batch_size", micro, "--adam.lr", 1e-3]
+        flags += ["--train.batch_size", 8, "--train.max_tokens_per_gpu", tokens, "--adam.lr", 1e-3]
         flags += ["--ckpt.save_steps", 1, "--ckpt.output_dir", tmp_path / name]
         flags += ["--logger.tensorboard_dir", tmp_path / "logs", "--logger.wandb.run_name", name]
         if name == "two":

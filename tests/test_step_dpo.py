@@ -1,5 +1,5 @@
-"""Step DPO: shared-prefix packing is exact, the loss is the one written down, and only memory and speed depend on how an
-update is cut into micro-batches."""
+"""Step DPO: shared-prefix packing is exact, the loss is the one written down, and only memory and speed depend on how
+an update is cut into micro-batches."""
 
 import json
 import math

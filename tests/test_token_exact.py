@@ -182,7 +182,7 @@ IDS = st.lists(st.integers(0, 50), max_size=8)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(IDS, IDS, IDS), max_size=8), st.integers(1, 20))
 def test_pairs_reach_the_trainer_as_they_stand_or_are_dropped_and_counted(rows, max_length):
-    from openrlhf_negdata.datasets.tokens import StepPairDataset
+    from openrlhf_negdata.datasets.tokens import StepPairs
 
     kept = [
         (prompt, chosen, rejected)
@@ -192,22 +192,16 @@ def test_pairs_reach_the_trainer_as_they_stand_or_are_dropped_and_counted(rows, 
     ]
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     # Rows after the one that is always kept: a set with no row left is refused.
-    dataset = StepPairDataset(
-        [dict(zip(names, row, strict=True)) for row in [([1], [2], [3]), *rows]], None, max(2, max_length)
-    )
+    data = StepPairs([dict(zip(names, row, strict=True)) for row in [([1], [2], [3]), *rows]], max(2, max_length))
     if max_length < 2:
         return
-    assert len(dataset) + dataset.dropped.total() == 1 + len(rows)
-    for (prompt, chosen, rejected), item in zip(
-        [([1], [2], [3]), *kept], map(dataset.__getitem__, range(len(dataset))), strict=True
+    assert len(data) + data.dropped.total() == 1 + len(rows)
+    for number, ((prompt, chosen, rejected), pair) in enumerate(
+        zip([([1], [2], [3]), *kept], data.pairs, strict=True)
     ):
-        chosen_ids, chosen_mask, rejected_ids, rejected_mask, prompt_length = item
-        assert chosen_ids.tolist() == [prompt + chosen]
-        assert rejected_ids.tolist() == [prompt + rejected]
-        assert prompt_length == len(prompt)
-        assert bool(chosen_mask.all())
-        assert bool(rejected_mask.all())
-        assert (chosen_mask.shape, rejected_mask.shape) == (chosen_ids.shape, rejected_ids.shape)
+        assert pair.number == number
+        assert pair.sequences() == (prompt + chosen, prompt + rejected)
+        assert pair.prompt == prompt
 
 
 @settings(max_examples=100, deadline=None)
@@ -231,7 +225,7 @@ def test_answers_reach_the_trainer_as_they_stand_and_their_own_tokens_are_traine
 
 
 def test_what_cannot_be_trained_on_is_dropped_by_reason():
-    from openrlhf_negdata.datasets.tokens import StepPairDataset, TokenSFTDataset
+    from openrlhf_negdata.datasets.tokens import StepPairs, TokenSFTDataset
     from openrlhf_negdata.errors import UserError
 
     pairs = [
@@ -243,7 +237,7 @@ def test_what_cannot_be_trained_on_is_dropped_by_reason():
         ([1], [2, 2, 2, 2], [3]),
     ]
     rows = [dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), pair, strict=True)) for pair in pairs]
-    dataset = StepPairDataset(rows, None, 4)
+    dataset = StepPairs(rows, 4)
     assert (len(dataset), dict(dataset.dropped)) == (1, {"empty": 3, "equal": 1, "over_long": 1})
     answers = [{"prompt_ids": p, "response_ids": r} for p, r in [([1], [2]), ([], [2]), ([1], []), ([1], [2] * 4)]]
     sft = TokenSFTDataset(answers, None, 4)

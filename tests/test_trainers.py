@@ -1,6 +1,5 @@
 """Our trainers: the schedule, what a kill leaves, what is trained on."""
 
-import argparse
 import json
 import random
 import subprocess
@@ -11,14 +10,14 @@ import pytest
 
 from openrlhf_negdata import cpu
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.trainers import setup
 
 TRAINERS = {
     "train_sft": ("response_ids",),
     "train_advantage_weighted": ("response_ids",),
     "train_step_dpo": ("chosen_ids", "rejected_ids"),
 }
-UPDATES = 7
+#: Row trainers drop the last row of an epoch that no micro-batch of two has room for; step DPO's updates span epochs.
+UPDATES = {"train_sft": 7, "train_advantage_weighted": 7, "train_step_dpo": 8}
 
 
 def module(trainer):
@@ -41,8 +40,9 @@ def write(path, rows):
     return path
 
 
-def flags(model, data, output, **more):
-    """Five micro-batches an epoch do not divide into updates of two: three epochs are 7 updates, and one left over."""
+def flags(trainer, model, data, output, **more):
+    """Five micro-batches an epoch do not divide into updates of two: three epochs are 7 updates, and one left over;
+    eleven pairs three times are 8 updates of four."""
     chosen = {
         "model.model_name_or_path": model,
         "data.dataset": data,
@@ -55,6 +55,8 @@ def flags(model, data, output, **more):
         "ckpt.output_dir": output,
         "logger.wandb.run_name": "run",
     }
+    if trainer == "train_step_dpo":
+        del chosen["train.micro_batch_size"]
     return [word for key, value in (chosen | more).items() for word in (f"--{key}", str(value))]
 
 
@@ -93,7 +95,7 @@ def history(request, train, tiny_model, tmp_path_factory):
         ("last", None, "killed"),
     ):
         logs = {"logger.tensorboard_dir": folder / "logs" / run}
-        status, text = train(module(name), flags(tiny_model, data, folder / output, **logs), die)
+        status, text = train(module(name), flags(name, tiny_model, data, folder / output, **logs), die)
         there = [name for name in names_in(folder) if "killed" in name]
         runs[run] = SimpleNamespace(status=status, text=text, there=there, logs=folder / "logs" / run)
     return SimpleNamespace(trainer=name, folder=folder, model=tiny_model, data=data, runs=runs)
@@ -103,7 +105,7 @@ def test_schedule_spans_exactly_the_updates_and_never_rises_again(history):
     run = history.runs["alone"]
     assert run.status == 0, run.text
     rates = learning_rates(run.logs)
-    assert list(rates) == list(range(1, UPDATES + 1))
+    assert list(rates) == list(range(1, UPDATES[history.trainer] + 1))
     values = list(rates.values())
     assert values[0] == pytest.approx(1e-2)  # one update warms up
     assert values == sorted(values, reverse=True)
@@ -113,9 +115,9 @@ def test_schedule_spans_exactly_the_updates_and_never_rises_again(history):
 
 def test_rows_that_cannot_be_trained_on_are_dropped_and_counted(history):
     dropped = {"empty": 2, "over_long": 1} | ({"equal": 1} if history.trainer == "train_step_dpo" else {})
-    line = next(line for line in history.runs["alone"].text.splitlines() if "rows kept" in line)
-    kept, counts = line.split(": ", 1)[1].split(" rows kept, dropped: ")
-    assert int(kept) == 11
+    line = next(line for line in history.runs["alone"].text.splitlines() if " kept, dropped: " in line)
+    kept, counts = line.split(": ", 1)[1].split(" kept, dropped: ")
+    assert kept in ("11 rows", "11 pairs")
     assert json.loads(counts.replace("'", '"')) == dropped
 
 
@@ -125,9 +127,10 @@ def test_killed_run_leaves_no_output_and_goes_on_from_its_checkpoint(history):
     assert last.status == 0, last.text
     assert "killed" not in [*killed.there, *saving.there]
     assert "after 16 samples" in saving.text  # four updates of four rows, in the middle of the second epoch
-    assert "after 24 samples" in last.text
-    assert list(learning_rates(saving.logs)) == [5, 6, 7]
-    assert list(learning_rates(last.logs)) == [7]
+    assert f"after {UPDATES[history.trainer] // 2 * 8} samples" in last.text
+    updates = UPDATES[history.trainer]
+    assert list(learning_rates(saving.logs)) == list(range(5, updates + 1))
+    assert list(learning_rates(last.logs)) == list(range(7, updates + 1)) * (updates == 7)
     assert last.there == ["killed"]  # neither checkpoints nor half an output beside it
 
 
@@ -145,7 +148,7 @@ def test_killed_run_reaches_the_weights_of_one_left_alone(history):
 
 
 def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(history):
-    again = flags(history.model, history.data, history.folder / "alone")
+    again = flags(history.trainer, history.model, history.data, history.folder / "alone")
     code = (
         "import runpy, sys\n"
         f"sys.argv = {[module(history.trainer), *again]!r}\n"
@@ -176,8 +179,7 @@ def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(his
             {"data.dataset": "{folder}/other.jsonl"},
             "prompt_ids has ids that are none of the model's 63: built for another model?",
         ),
-        ({"train.batch_size": 3}, "--train.batch_size 3 is no multiple of --train.micro_batch_size 2"),
-        ({"train.batch_size": 64}, "11 rows are less than one update of --train.batch_size 64"),
+        ({"train.batch_size": 64}, "11 {rows} are less than one update of --train.batch_size 64"),
         ({"ckpt.save_steps": 0}, "--ckpt.save_steps must be at least 1, or -1"),
         (
             {"ckpt.path": "{folder}/new/checkpoints"},
@@ -193,10 +195,13 @@ def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):
     write(folder / "text.jsonl", [rows[0] | {"prompt_ids": "one two"}])
     write(folder / "other.jsonl", [rows[0] | {"prompt_ids": [3, 63]}])
     new = {"ckpt.output_dir": folder / ("alone" if "adam.lr" in change else "new")}
-    names = {"folder": folder, "data": history.data}
+    kind = "pairs" if history.trainer == "train_step_dpo" else "rows"
+    names = {"folder": folder, "data": history.data, "rows": kind}
     change = {key: value.format(**names) if isinstance(value, str) else value for key, value in change.items()}
     before = names_in(folder)
-    status, text = train(module(history.trainer), flags(history.model, history.data, folder / "x", **(new | change)))
+    status, text = train(
+        module(history.trainer), flags(history.trainer, history.model, history.data, folder / "x", **(new | change))
+    )
     assert status == 2, text
     errors = [line for line in text.splitlines() if line.startswith(f"{history.trainer}: error: ")]
     assert len(errors) == 1
@@ -206,36 +211,27 @@ def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):
     assert names_in(folder) == before
 
 
+@pytest.mark.parametrize("trainer", ["train_sft", "train_advantage_weighted"])
+def test_a_batch_that_is_no_multiple_of_the_micro_batch_is_refused(train, tiny_model, tmp_path, trainer):
+    data = write(tmp_path / "rows.jsonl", token_rows(trainer, 11))
+    words = flags(trainer, tiny_model, data, tmp_path / "out", **{"train.batch_size": 3})
+    status, text = train(module(trainer), words)
+    assert status == 2
+    assert "--train.batch_size 3 is no multiple of --train.micro_batch_size 2" in text.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
-def step_dpo_trainer(tiny_model):
-    """StepDPOTrainer around OpenRLHF's Actor in bf16, as train_step_dpo makes it but for DeepSpeed."""
+def actor(tiny_model):
+    """OpenRLHF's Actor in bf16, as our trainers make it but for DeepSpeed, and its tokenizer."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             patch.setenv(name, "0")  # so that what setup() sets is taken back
         cpu.setup()
     from openrlhf.models import Actor
-    from openrlhf.utils import get_strategy, get_tokenizer
-    from openrlhf.utils.config import hierarchize
+    from openrlhf.utils import get_tokenizer
 
-    from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
-
-    parser = argparse.ArgumentParser()
-    setup.add_flags(parser)
-    flat = parser.parse_args(flags(tiny_model, "rows.jsonl", "output"))
-    args = hierarchize(flat)
-    args.model.label_smoothing = args.model.nll_loss_coef = 0.0
-    args.model.ipo_enable = False
     model = Actor(str(tiny_model), attn_implementation="sdpa", param_dtype="bf16", packing_samples=False)
-    return StepDPOTrainer(
-        model=model,
-        ref_model=model,
-        strategy=get_strategy(args),
-        tokenizer=get_tokenizer(str(tiny_model), model.model, "right"),
-        optim=None,
-        train_dataloader=None,
-        eval_dataloader=None,
-        scheduler=None,
-    )
+    return SimpleNamespace(model=model, tokenizer=get_tokenizer(str(tiny_model), model.model, "right"))
 
 
 @pytest.fixture(scope="module")
@@ -255,41 +251,43 @@ def fp32_log_probabilities(tiny_model):
     return compute
 
 
-def test_dpo_sees_the_log_probabilities_of_exactly_the_two_sides(step_dpo_trainer, fp32_log_probabilities):
+@pytest.mark.parametrize("separate", [False, True])
+def test_dpo_sees_the_log_probabilities_of_exactly_the_two_sides(actor, fp32_log_probabilities, separate):
     import torch
 
-    from openrlhf_negdata.datasets.tokens import StepPairDataset
+    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
+    from openrlhf_negdata.trainers.step_dpo import sides
 
-    trainer = step_dpo_trainer
     rows = token_rows("train_step_dpo", 6)
     rows[0]["chosen_ids"] = [7]  # a side of one token
-    rows[1]["rejected_ids"][-1] = trainer.tokenizer.pad_token_id  # an id that padding uses is a token like any other
+    rows[1]["rejected_ids"][-1] = actor.tokenizer.pad_token_id  # an id that padding uses is a token like any other
     rows[2]["prompt_ids"] = [9]
-    dataset = StepPairDataset(rows, trainer.tokenizer, max_length=128)
-    batch = dataset.collate_fn([dataset[i] for i in range(len(rows))])
+    updates = PairUpdates(StepPairs(rows, 128).pairs, batch_size=6, epochs=1, seed=0, budget=60, separate=separate)
+    seen = {}
     with torch.no_grad():
-        chosen, rejected, _, nll = trainer.concatenated_forward(trainer.model, *batch)
-    for seen, side in ((chosen, "chosen_ids"), (rejected, "rejected_ids")):
-        for value, row in zip(seen.tolist(), rows, strict=True):
+        for micro_batch in next(updates.after(0)):
+            sums, counts = sides(actor.model.model, micro_batch, "cpu", separate)
+            numbers = [pair.number for row in micro_batch for pair in row]
+            seen |= dict(zip(numbers, zip(sums.view(-1, 2), counts.view(-1, 2), strict=True), strict=True))
+    for number, row in enumerate(rows):
+        for value, count, side in zip(*seen[number], ("chosen_ids", "rejected_ids"), strict=True):
             expected = fp32_log_probabilities(row["prompt_ids"], row[side])
+            assert count == len(expected)
             # Logits of about 1 in bf16 are off by up to 2^-8 each.
-            assert value == pytest.approx(sum(expected), abs=0.01 * len(expected))
-    means = [fp32_log_probabilities(row["prompt_ids"], row["chosen_ids"]) for row in rows]
-    assert nll.item() == pytest.approx(-sum(sum(mean) / len(mean) for mean in means) / len(rows), abs=0.01)
+            assert value.item() == pytest.approx(sum(expected), abs=0.01 * len(expected))
 
 
-def test_sft_loss_is_on_the_responses_tokens_alone(step_dpo_trainer, fp32_log_probabilities):
+def test_sft_loss_is_on_the_responses_tokens_alone(actor, fp32_log_probabilities):
     import torch
 
     from openrlhf_negdata.datasets.tokens import TokenSFTDataset
 
-    actor, tokenizer = step_dpo_trainer.model, step_dpo_trainer.tokenizer
     rows = token_rows("train_sft", 5)
     rows[0]["response_ids"] = [7]
-    dataset = TokenSFTDataset(rows, tokenizer, max_length=128)
+    dataset = TokenSFTDataset(rows, actor.tokenizer, max_length=128)
     ids, attention, mask = dataset.collate_fn([dataset[i] for i in range(len(rows))])
     with torch.no_grad():
-        seen = actor(ids, attention_mask=attention, return_logprobs=True)
+        seen = actor.model(ids, attention_mask=attention, return_logprobs=True)
     # sft_trainer.py:155 drops the mask's last column, as the last position predicts nothing.
     for values, on, row in zip(seen, mask[:, :-1].bool(), rows, strict=True):
         expected = fp32_log_probabilities(row["prompt_ids"], row["response_ids"])
@@ -297,10 +295,10 @@ def test_sft_loss_is_on_the_responses_tokens_alone(step_dpo_trainer, fp32_log_pr
 
 
 def test_dataset_drops_and_counts_what_cannot_be_trained_on_and_keeps_the_rest_as_it_is():
-    from openrlhf_negdata.datasets.tokens import StepPairDataset, TokenSFTDataset
+    from openrlhf_negdata.datasets.tokens import StepPairs, TokenSFTDataset
 
     pair = {"prompt_ids": [3, 4], "chosen_ids": [5, 6], "rejected_ids": [7, 8, 9]}
-    dataset = StepPairDataset(
+    data = StepPairs(
         [
             pair,
             pair | {"prompt_ids": []},
@@ -310,26 +308,19 @@ def test_dataset_drops_and_counts_what_cannot_be_trained_on_and_keeps_the_rest_a
             pair | {"rejected_ids": [5] * 4},
             pair | {"chosen_ids": [5] * 4},
         ],
-        None,
         max_length=5,
     )
-    assert dict(dataset.dropped) == {"empty": 3, "equal": 1, "over_long": 2}
-    assert [part if isinstance(part, int) else part.tolist() for part in dataset[0]] == [
-        [[3, 4, 5, 6]],
-        [[1, 1, 1, 1]],
-        [[3, 4, 7, 8, 9]],
-        [[1, 1, 1, 1, 1]],
-        2,
-    ]
+    assert dict(data.dropped) == {"empty": 3, "equal": 1, "over_long": 2}
+    assert [one.sequences() for one in data.pairs] == [([3, 4, 5, 6], [3, 4, 7, 8, 9])]
     row = {"prompt_ids": [3, 4], "response_ids": [5, 6]}
     dataset = TokenSFTDataset(
         [row, row | {"prompt_ids": []}, row | {"response_ids": []}, row | {"response_ids": [5] * 3}], None, 4
     )
     assert dict(dataset.dropped) == {"empty": 2, "over_long": 1}
     assert [part.tolist() for part in dataset[0]] == [[[3, 4, 5, 6]], [[1, 1, 1, 1]], [[0.0, 1.0, 1.0, 0.0]]]
-    for kind in (StepPairDataset, TokenSFTDataset):
+    for kind, tokenizer in ((StepPairs, ()), (TokenSFTDataset, (None,))):
         with pytest.raises(UserError, match="no row is left to train on"):
-            kind([pair | row | {"prompt_ids": []}], None, 5)
+            kind([pair | row | {"prompt_ids": []}], *tokenizer, 5)
 
 
 def test_a_token_weighs_what_its_step_does():
@@ -356,7 +347,10 @@ def test_the_weighted_loss_is_that_of_the_whole_update(train, tiny_model, tmp_pa
     rows = token_rows("train_advantage_weighted", 4)
     data = write(tmp_path / "rows.jsonl", rows)
     more = {"train.micro_batch_size": micro, "train.max_epochs": 1, "logger.tensorboard_dir": tmp_path / "logs"}
-    status, text = train(module("train_advantage_weighted"), flags(tiny_model, data, tmp_path / "out", **more))
+    status, text = train(
+        module("train_advantage_weighted"),
+        flags("train_advantage_weighted", tiny_model, data, tmp_path / "out", **more),
+    )
     assert status == 0, text
     events = EventAccumulator(str(tmp_path / "logs" / "run"))
     events.Reload()
@@ -380,7 +374,7 @@ def test_with_weights_of_one_it_is_sft(train, tiny_model, tmp_path):
     ones = [row | {"step_ends": [len(row["response_ids"])], "weights": [1.0]} for row in rows]
     weighted = write(tmp_path / "weighted.jsonl", ones)
     for trainer, data in (("train_sft", plain), ("train_advantage_weighted", weighted)):
-        status, text = train(module(trainer), flags(tiny_model, data, tmp_path / trainer))
+        status, text = train(module(trainer), flags(trainer, tiny_model, data, tmp_path / trainer))
         assert status == 0, text
     made = [
         load_file(tmp_path / trainer / "model.safetensors") for trainer in ("train_sft", "train_advantage_weighted")
@@ -400,6 +394,6 @@ def test_with_weights_of_one_it_is_sft(train, tiny_model, tmp_path):
 )
 def test_weights_that_cannot_be_used_are_refused(train, tiny_model, tmp_path, trainer, change, said):
     data = write(tmp_path / "rows.jsonl", [token_rows("train_advantage_weighted", 1)[0] | change])
-    status, text = train(module(trainer), flags(tiny_model, data, tmp_path / "out"))
+    status, text = train(module(trainer), flags(trainer, tiny_model, data, tmp_path / "out"))
     assert status == 2
     assert f"rows.jsonl:1: malformed row: {said}" in text or said in text.splitlines()[-1]

@@ -6,6 +6,7 @@ Most tests read the source and import nothing, so they run where flash-attn, vLL
 import ast
 import importlib.metadata
 import importlib.util
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_dpo_trainer_constructor():
     ]
 
 
-@pytest.mark.parametrize("attribute", ["epochs", "loss_fn", "aux_loss", "nll_loss", "_wandb", "_tensorboard"])
+@pytest.mark.parametrize("attribute", ["beta", "loss_fn", "args", "_wandb", "_tensorboard"])
 def test_dpo_trainer_attribute(attribute):
     assert f"self.{attribute} = " in source("trainer/dpo_trainer.py", "DPOTrainer.__init__")
 
@@ -169,15 +170,27 @@ def test_hierarchize():
     assert parameters("utils/config.py", "hierarchize")
 
 
+# What shared-prefix packing builds on, in DeepSpeed and transformers.
+
+
+def test_deepspeed_engine_is_told_which_micro_batch_is_an_updates_last():
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    code = inspect.getsource(DeepSpeedEngine.set_gradient_accumulation_boundary)
+    assert "self._is_gradient_accumulation_boundary = is_boundary" in code
+    assert "self.optimizer.is_gradient_accumulation_boundary = is_boundary" in code
+    assert "_is_gradient_accumulation_boundary" in inspect.getsource(DeepSpeedEngine.is_gradient_accumulation_boundary)
+    assert callable(DeepSpeedEngine.gradient_accumulation_steps)
+
+
+def test_transformers_takes_a_mask_of_four_dimensions_as_it_is():
+    from transformers import masking_utils
+
+    code = inspect.getsource(masking_utils._preprocess_mask_arguments)
+    assert "if isinstance(attention_mask, (torch.Tensor, BlockMask)) and len(attention_mask.shape) == 4:" in code
+
+
 # What datasets/tokens.py builds on.
-
-
-def test_reward_dataset_collate_fn_pads_dpo_on_the_right_and_hands_on_prompt_lengths():
-    code = source("datasets/reward_dataset.py", "RewardDataset.collate_fn")
-    assert parameters("datasets/reward_dataset.py", "RewardDataset.collate_fn") == ["item_list"]
-    assert "if self.is_dpo:\n        padding_side = 'right'" in code
-    assert "return (chosen_ids, chosen_masks, reject_ids, rejects_masks, extras)" in code
-    assert {*_self_attributes("datasets/reward_dataset.py", "RewardDataset.collate_fn")} == {"is_dpo", "tokenizer"}
 
 
 def test_sft_dataset_collate_fn_needs_a_tokenizer_alone():

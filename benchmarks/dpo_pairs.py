@@ -1,0 +1,198 @@
+"""What the step_dpo_*.py share: pairs of given lengths, a model, and one run of OpenRLHF's DPOTrainer or of ours.
+
+    python benchmarks/dpo_pairs.py {stock,ours} FOLDER        one run, in a process of its own; called by the others
+
+`stock` is OpenRLHF's unmodified DPOTrainer.fit with its reference model, on padded batches of token ids; `ours` is
+StepDPOTrainer.fit and the pass that computes the reference's log-probabilities. Loading, DeepSpeed's start and saving
+count on neither side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+EPOCHS = 2
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--problems", type=int, default=32, help="problems, each with --pairs pairs")
+    made.add_argument("--pairs", type=int, default=8, help="pairs a problem")
+    made.add_argument("--batch_size", type=int, default=32, help="pairs an update")
+    made.add_argument("--micro_batch_size", type=int, default=8, help="pairs a forward pass of the stock trainer")
+    made.add_argument("--layers", type=int, default=4)
+    made.add_argument("--width", type=int, default=256)
+    made.add_argument("--vocabulary", type=int, default=8192)
+    made.add_argument("--repeats", type=int, default=3, help="times each side runs, in turn")
+    return made
+
+
+def prepare(folder: Path, args: argparse.Namespace, pairs: list[dict[str, Any]]) -> None:
+    """Write the pairs, an untrained Llama of the flags' size, and the settings both sides share."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    heads = args.width // 64
+    config = LlamaConfig(
+        vocab_size=args.vocabulary, hidden_size=args.width, intermediate_size=4 * args.width,
+        num_hidden_layers=args.layers, num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=False,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "model")
+    words = {"<pad>": 0, "</s>": 1} | {f"w{number}": number for number in range(2, args.vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>").save_pretrained(
+        folder / "model"
+    )
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    (folder / "args.json").write_text(json.dumps(vars(args)), encoding="utf-8")
+
+
+def tokens(draw: random.Random, count: int, vocabulary: int) -> list[int]:
+    return [draw.randrange(2, vocabulary) for _ in range(count)]
+
+
+def distinct(pairs: list[dict[str, Any]]) -> int:
+    """The floor: distinct tokens of all pairs, those of each problem together."""
+    problems: dict[Any, set[tuple[int, ...]]] = {}
+    for pair in pairs:
+        seen = problems.setdefault(pair["problem"], set())
+        for side in ("chosen_ids", "rejected_ids"):
+            ids = pair["prompt_ids"] + pair[side]
+            seen.update(tuple(ids[: end + 1]) for end in range(len(ids)))
+    return sum(map(len, problems.values()))
+
+
+def measure(kind: str, folder: Path) -> dict[str, float]:
+    """Run one side in a process of its own: seconds of training, peak bytes above those before the model."""
+    command = [sys.executable, __file__, kind, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turn(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """``repeats`` runs of each side, in turn, as shared machines change their speed from minute to minute."""
+    found: dict[str, list[dict[str, float]]] = {"stock": [], "ours": []}
+    for _ in range(args.repeats):
+        for kind, runs in found.items():
+            runs.append(measure(kind, folder))
+            print(f"{kind}: {runs[-1]['seconds']:.1f} s, peak {runs[-1]['peak'] / 2**20:,.0f} MiB", flush=True)
+    return found
+
+
+def _run(kind: str, folder: Path) -> None:
+    from openrlhf_negdata import cpu
+    from openrlhf_negdata.trainers import setup
+
+    shared = json.loads((folder / "args.json").read_text())
+    flags = argparse.ArgumentParser()
+    setup.add_flags(flags)
+    words = ["--model.model_name_or_path", str(folder / "model"), "--data.dataset", str(folder / "pairs.jsonl")]
+    words += ["--train.batch_size", str(shared["batch_size"]), "--train.max_epochs", str(EPOCHS)]
+    words += ["--ds.zero_stage", "0", "--adam.lr", "1e-5", "--ckpt.output_dir", str(folder / "out")]
+    words += ["--ds.attn_implementation", "sdpa"]
+    cpu.setup()
+    from openrlhf.utils.config import hierarchize
+
+    args = hierarchize(flags.parse_args(words))
+    args.eval = argparse.Namespace(steps=-1)
+    args.ref = argparse.Namespace(offload=False)
+    args.model.label_smoothing = args.model.nll_loss_coef = args.model.positive_penalty = 0.0
+    args.model.ipo_enable, args.model.aux_loss_coef, args.ds.packing_samples = False, 0.0, False
+    args.train.separate_sequences_enable = False
+    args.train.micro_batch_size = shared["micro_batch_size"] if kind == "stock" else 1
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    from openrlhf.utils import get_strategy, get_tokenizer
+
+    strategy = get_strategy(args)
+    strategy.setup_distributed()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = setup.load_actor(args, strategy, str(folder / "model"), for_training=True)
+    tokenizer = get_tokenizer(str(folder / "model"), model.model, "right", strategy)
+    common = {"strategy": strategy, "tokenizer": tokenizer, "beta": 0.1, "max_epochs": EPOCHS}
+    updates = len(rows) * EPOCHS // shared["batch_size"]
+    if kind == "stock":
+        seconds = _stock(args, strategy, model, rows, updates, common, folder)
+    else:
+        seconds = _ours(args, strategy, model, rows, updates, common, folder, shared)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(json.dumps({"seconds": seconds, "peak": peak}))
+
+
+def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, common: dict, folder: Path) -> float:
+    import torch
+    from openrlhf.datasets import RewardDataset
+    from openrlhf.trainer.dpo_trainer import DPOTrainer
+
+    from openrlhf_negdata.trainers import setup
+
+    class Tokens(RewardDataset):
+        """The host's own collate_fn, on ids in place of text."""
+
+        def __init__(self) -> None:
+            self.tokenizer, self.is_dpo = common["tokenizer"], True
+
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, index: int) -> tuple:
+            row = rows[index]
+            made = []
+            for side in ("chosen_ids", "rejected_ids"):
+                ids = torch.tensor([row["prompt_ids"] + row[side]])
+                made += [ids, torch.ones_like(ids)]
+            return *made, len(row["prompt_ids"])
+
+    data = Tokens()
+    reference = setup.load_actor(args, strategy, str(folder / "model"), for_training=False)
+    loader = strategy.setup_dataloader(data, args.train.micro_batch_size, False, True, data.collate_fn)
+    (model, optimizer, scheduler), reference = strategy.prepare(
+        (model, setup.optimizer_config(args, updates)), reference
+    )
+    trainer = DPOTrainer(
+        model=model, ref_model=reference, optim=optimizer, scheduler=scheduler, train_dataloader=loader,
+        eval_dataloader=None, **common,
+    )  # fmt: skip
+    begin = time.monotonic()
+    trainer.fit(args, 0, updates // EPOCHS)
+    return time.monotonic() - begin
+
+
+def _ours(
+    args: Any, strategy: Any, model: Any, rows: list, updates: int, common: dict, folder: Path, shared: dict
+) -> float:
+    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
+    from openrlhf_negdata.trainers import setup
+    from openrlhf_negdata.trainers.reference import Reference
+    from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
+
+    data = StepPairs(rows, 4096)
+    # As many tokens at once as the padded batches of the stock trainer hold.
+    longest = max(len(side) for pair in data.pairs for side in pair.sequences())
+    budget = 2 * longest * shared["micro_batch_size"]
+    plan = PairUpdates(data.pairs, args.train.batch_size, EPOCHS, 0, budget)
+    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, updates)))
+    begin = time.monotonic()
+    reference = Reference(folder / f"{os.getpid()}.parquet", "start", "bf16")
+    reference.add(model.model, plan, False)
+    trainer = StepDPOTrainer(
+        plan, reference.of(data.pairs), model=model, optim=optimizer, scheduler=scheduler, **common
+    )
+    trainer.fit(args)
+    return time.monotonic() - begin
+
+
+if __name__ == "__main__":
+    _run(sys.argv[1], Path(sys.argv[2]))
