@@ -73,8 +73,8 @@ class WeightedDataset(TokenSFTDataset):
 
 @dataclass(frozen=True)
 class Pair:
-    """A row ``{"prompt_ids", "chosen_ids", "rejected_ids"}``, perhaps with ``weight`` and ``problem``; ``number`` counts
-    them. A ``filler`` only keeps a process in step with the others: it is neither learned nor logged."""
+    """A row ``{"prompt_ids", "chosen_ids", "rejected_ids"}``, perhaps with ``weight`` and ``problem``; ``number``
+    counts them. A ``filler`` only keeps a process in step with the others: it is neither learned nor logged."""
 
     number: int
     problem: Any

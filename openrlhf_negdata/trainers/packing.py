@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,12 +31,12 @@ class Trie:
     paths: list[list[int]]
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]]) -> Trie:
+    def of(cls, sequences: Sequence[list[int]]) -> Trie:
         ids: list[int] = []
         depths: list[int] = []
         ends: list[int] = []
         paths: list[list[int]] = [[] for _ in sequences]
-        last: Sequence[int] = ()
+        last: list[int] = []
         path: list[int] = []
         # In lexical order, what a sequence shares with any earlier one it shares with the one before it.
         for index in sorted(range(len(sequences)), key=lambda index: sequences[index]):
@@ -77,14 +77,13 @@ class Packed:
     sequences: int
 
     def to(self, device: Any) -> Packed:
-        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
-        return Packed(**moved)
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)})
 
 
-def pack(rows: Sequence[tuple[Sequence[Sequence[int]], Sequence[int]]], pad: int = 0) -> Packed:
+def pack(rows: Sequence[Sequence[tuple[list[int], int]]], pad: int = 0) -> Packed:
     """``rows``: of each row its sequences, and how many first tokens of each are a prompt, at least one. Asked for are
     the tokens after the prompts; sequences are numbered through, row by row."""
-    tries = [Trie.of(sequences) for sequences, _ in rows]
+    tries = [Trie.of([sequence for sequence, _ in row]) for row in rows]
     length = max(len(trie.ids) for trie in tries)
     batch = [
         (
@@ -98,8 +97,8 @@ def pack(rows: Sequence[tuple[Sequence[Sequence[int]], Sequence[int]]], pad: int
     targets: list[int] = []
     owner: list[int] = []
     number = 0
-    for row, (trie, (_, prompts)) in enumerate(zip(tries, rows, strict=True)):
-        for path, prompt in zip(trie.paths, prompts, strict=True):
+    for row, trie in enumerate(tries):
+        for path, (_, prompt) in zip(trie.paths, rows[row], strict=True):
             parents += [row * length + node for node in path[prompt - 1 : -1]]
             targets += [trie.ids[node] for node in path[prompt:]]
             owner += [number] * (len(path) - prompt)

@@ -127,5 +127,4 @@ def sides(model: Any, rows: MicroBatch, device: Any, separate: bool = False) -> 
     sequences = [[(side, len(pair.prompt)) for pair in row for side in pair.sequences()] for row in rows]
     if separate:
         sequences = [[one] for row in sequences for one in row]
-    packed = packing.pack([tuple(zip(*row, strict=True)) for row in sequences])
-    return packing.log_probs(model, packed.to(device), separate)
+    return packing.log_probs(model, packing.pack(sequences).to(device), separate)
