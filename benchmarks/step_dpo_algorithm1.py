@@ -4,9 +4,9 @@ model, same updates.
     python benchmarks/step_dpo_algorithm1.py
 
 Lengths are GSM8K's: a question of 80 tokens, a right answer of 130 that all pairs of a problem share, and eight wrong
-ones cut after 2 to 5 steps of 25 tokens, of which none to all but the last are the right answer's own. The pass for the
-reference counts on our side, its forward passes on the other. The last line is pairs a second of ours / of stock, by
-the medians. Aim: 2.0.
+ones cut after 2 to 5 steps of 25 tokens, of which none to all but the last are the right answer's own. The pass for
+the reference counts on our side, its forward passes on the other. The last line is pairs a second of ours / of stock,
+by the medians. Aim: 2.0.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class Packed:
     sequences: int
 
     def to(self, device: Any) -> Packed:
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)})
+        moved: Any = {name: part.to(device) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return replace(self, **moved)
 
 
 def pack(rows: Sequence[Sequence[tuple[list[int], int]]], pad: int = 0) -> Packed:
