@@ -3,9 +3,10 @@
     python -m openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path SFT --data.dataset pairs.jsonl
     --ckpt.output_dir OUT
 
-OpenRLHF's DPOTrainer does the work, on the ids that `negdata build` wrote: a step that does not end the answer has no
-end-of-sequence token, nothing is cut, and pairs that cannot be trained on are dropped and counted. The reference is
-the starting model unless --ref.model_name_or_path names another. The output folder appears whole or not at all; a run
+The ids are those that `negdata build` wrote: a step that does not end the answer has no end-of-sequence token, nothing
+is cut, and pairs that cannot be trained on are dropped and counted. What pairs share is computed once; the reference's
+log-probabilities are computed before training and kept (docs/training.md). The reference is the starting model unless
+--ref.model_name_or_path names another. The output folder appears whole or not at all; a run
 that was killed goes on from its last checkpoint (--ckpt.save_steps) when run again, and one that is done does
 nothing.
 """
@@ -131,4 +132,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--model.nll_loss_coef", type=float, default=0.0, help="weight of the chosen side's mean-token NLL"
     )
-    sys.exit(setup.run(parser, train))
+    sys.exit(setup.run(parser, train, attention="flex_attention"))

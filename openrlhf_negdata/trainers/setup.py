@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a(
         "--ds.attn_implementation",
         default=None,
-        help="attention of transformers (flash_attention_2 with CUDA, else sdpa)",
+        help="attention of transformers (with CUDA flash_attention_2, or flex_attention for step DPO; else sdpa)",
     )
     a("--ds.experts_implementation", default=None, help="MoE experts implementation of transformers")
     a("--ds.adam_offload", action=_FLAG, help="keep the optimizer in host memory")
@@ -98,9 +98,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--local_rank", type=int, default=-1, help="set by the DeepSpeed launcher")
 
 
-def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
+def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention: str = "flash_attention_2") -> int:
     """Parse the command line, check its inputs, and train unless the output is there already. Returns the exit
-    status."""
+    status. ``attention``: what transformers uses on CUDA unless told otherwise."""
     flat = parser.parse_args()
     flags = vars(flat)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -126,7 +126,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None]) -> int:
         args.settings = settings
         args.ckpt.path = args.ckpt.path or str(checkpoints_of(output))
         if args.ds.attn_implementation is None:
-            args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else "flash_attention_2"
+            args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else attention
         # OpenRLHF's trainers look these up; nothing is evaluated while we train.
         args.eval = argparse.Namespace(steps=-1)
         train(args)
