@@ -304,7 +304,7 @@ def run(train, tiny_model, tmp_path_factory):
         assert status == 0, text[-3000:]
         events = EventAccumulator(str(folder / "logs" / name))
         events.Reload()
-        names = [tag for tag in events.Tags()["scalars"] if tag.startswith("train/")]
+        names = events.Tags()["scalars"]
         return {tag: [event.value for event in events.Scalars(tag)] for tag in names}
 
     run.folder, run.data = folder, data
@@ -353,6 +353,14 @@ def test_the_reference_is_read_where_it_is_known_and_a_foreign_file_is_refused(r
     status, text = train(TRAIN, [word for key, value in other.items() for word in (f"--{key}", str(value))])
     assert status == 2
     assert "pairs.jsonl is no file of this command" in text.splitlines()[-1]
+
+
+def test_held_out_pairs_are_evaluated_against_their_own_reference(run, plain):
+    seen = run("evaluated", **{"eval.dataset": run.data, "eval.steps": 1, "train.batch_size": 17})
+    assert len(seen["eval/loss"]) == len(seen["train/loss"]) == 4
+    assert seen["eval/loss"][-1] < seen["eval/loss"][0] < 0.6932
+    assert seen["eval/acc"][-1] > seen["eval/acc"][0]
+    assert seen["eval/chosen_logp"][0] == pytest.approx(plain["train/chosen_logp"][0], rel=0.5)
 
 
 def test_another_reference_gives_the_log_probabilities_of_that_model(run, plain):

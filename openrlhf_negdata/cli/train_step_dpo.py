@@ -18,6 +18,8 @@ from pathlib import Path
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.trainers import setup
 
+FIELDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
 
 def train(args):
     import torch.distributed
@@ -38,8 +40,7 @@ def train(args):
     if not separate:
         packing.check(model.model, args.ds.attn_implementation)
     tokenizer = get_tokenizer(start, model.model, "right", strategy)
-    rows = setup.read_rows(args, ("prompt_ids", "chosen_ids", "rejected_ids"), model)
-    data = StepPairs(rows, args.data.max_len)
+    data = StepPairs(setup.read_rows(args, FIELDS, model), args.data.max_len)
     strategy.print(f"{args.data.dataset}: {len(data)} pairs kept, dropped: {dict(data.dropped) or 'none'}")
     group = strategy.ds_device_mesh["dp"].get_group()
     place = {"rank": torch.distributed.get_rank(group), "ranks": torch.distributed.get_world_size(group)}
@@ -53,13 +54,16 @@ def train(args):
     updates = updates_of(data.pairs)
     if not len(updates):
         raise UserError(f"{len(data)} pairs are less than one update of --train.batch_size {args.train.batch_size}")
+    held_out = []
+    if args.eval.dataset:
+        held_out = StepPairs(setup.read_rows(args, FIELDS, model, dataset=args.eval.dataset), args.data.max_len).pairs
     model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, len(updates))))
 
     output = Path(args.ckpt.output_dir)
     path = Path(args.ref.log_probs or output.with_name(f".{output.name}.ref.parquet"))
     revision = args.settings["ref.model_name_or_path"] or args.settings["model.model_name_or_path"]
     reference = Reference(path, revision, args.ds.param_dtype)
-    if missing := reference.missing(data.pairs):
+    if missing := reference.missing([*data.pairs, *held_out]):
         # Before a checkpoint is loaded, and before the first update, the model is its own reference.
         policy = model.model
         if args.ref.model_name_or_path:
@@ -73,6 +77,7 @@ def train(args):
     trainer = StepDPOTrainer(
         updates,
         reference.of(data.pairs),
+        (updates_of(held_out), reference.of(held_out)) if held_out else None,
         model=model,
         strategy=strategy,
         tokenizer=tokenizer,
@@ -115,6 +120,10 @@ if __name__ == "__main__":
         default=None,
         help="parquet file of the reference's log-probabilities, made where they are missing: name one to share it "
         "between runs (default: beside the output, removed with the checkpoints)",
+    )
+    parser.add_argument("--eval.dataset", default=None, help="a .jsonl file of held-out pairs")
+    parser.add_argument(
+        "--eval.steps", type=int, default=-1, help="updates between its evaluations; -1: once an epoch"
     )
     parser.add_argument("--model.beta", type=float, default=0.1, help="strength of the pull to the reference")
     parser.add_argument(

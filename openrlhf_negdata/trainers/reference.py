@@ -52,7 +52,7 @@ class Reference:
         """Compute those of ``updates``' pairs under ``model``, in all processes together, and write the file."""
         from openrlhf_negdata.trainers.step_dpo import sides
 
-        found: dict[int, tuple[float, float]] = {}
+        found: dict[str, tuple[float, float]] = {}
         device = next(model.parameters()).device
         model.eval()
         with torch.no_grad(), tqdm(total=len(updates.pairs), desc="reference", disable=updates.rank != 0) as bar:
@@ -60,12 +60,12 @@ class Reference:
                 for rows in micro_batches:
                     sums = sides(model, rows, device, separate)[0].view(-1, 2).tolist()
                     pairs = [pair for row in rows for pair in row]
-                    found |= {pair.number: (both[0], both[1]) for pair, both in zip(pairs, sums, strict=True)}
+                    found |= {self.key(pair): (both[0], both[1]) for pair, both in zip(pairs, sums, strict=True)}
                 bar.update(min(updates.batch_size, bar.total - bar.n))
         gathered: list[Any] = [None] * updates.ranks
         torch.distributed.all_gather_object(gathered, found)
         for some in gathered:
-            self.known |= {self.key(pair): some[pair.number] for pair in updates.pairs if pair.number in some}
+            self.known |= some
         if updates.rank == 0:
             self._write()
         torch.distributed.barrier()

@@ -105,7 +105,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
     flags = vars(flat)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        for path in flags["data.dataset"].split(","):
+        for path in [*flags["data.dataset"].split(","), *filter(None, [flags.get("eval.dataset")])]:
             if not Path(path).is_file():
                 raise UserError(f"no such file: {path}")
         model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
@@ -127,8 +127,8 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
         args.ckpt.path = args.ckpt.path or str(checkpoints_of(output))
         if args.ds.attn_implementation is None:
             args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else attention
-        # OpenRLHF's trainers look these up; nothing is evaluated while we train.
-        args.eval = argparse.Namespace(steps=-1)
+        if "eval.steps" not in flags:  # OpenRLHF's trainers look it up
+            args.eval = argparse.Namespace(steps=-1)
         train(args)
     except (UserError, OSError) as error:
         if os.environ.get("RANK", "0") != "0":
@@ -172,7 +172,7 @@ def checkpoints_of(output: Path) -> Path:
 
 def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
     """What decides the trained weights: every flag but places and logs, and the content of what the paths point at."""
-    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers", "ref.log_probs")
+    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers", "ref.log_probs", "eval.")
     settings = {key: value for key, value in flags.items() if not key.startswith(places)}
     digest = hashlib.sha256()
     for path in flags["data.dataset"].split(","):
@@ -200,8 +200,10 @@ def already_trained(output: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def read_rows(args: Any, fields: tuple[str, ...], model: Any, weights: bool = False) -> list[dict[str, Any]]:
-    """The token ids of the training set: ``fields`` of every row, each a list of ids that ``model`` knows; its
+def read_rows(
+    args: Any, fields: tuple[str, ...], model: Any, weights: bool = False, dataset: str | None = None
+) -> list[dict[str, Any]]:
+    """The token ids of the training set, or of another ``dataset``: ``fields`` of every row, each a list of ids that ``model`` knows; its
     ``problem`` and ``weight``, if it has them; and with ``weights`` its ``step_ends`` and ``weights``, which another
     trainer must not pass over."""
     known = model.model.get_input_embeddings().num_embeddings
@@ -221,10 +223,8 @@ def read_rows(args: Any, fields: tuple[str, ...], model: Any, weights: bool = Fa
         optional = tuple(field for field in ("problem", "weight") if field in row)
         return {field: row[field] for field in (*fields, *optional, *(("step_ends", "weights") if weights else ()))}
 
-    files = args.data.dataset.split(",")
-    return list(
-        itertools.islice(itertools.chain.from_iterable(read_jsonl(f, parse) for f in files), args.data.max_samples)
-    )
+    rows = itertools.chain.from_iterable(read_jsonl(file, parse) for file in (dataset or args.data.dataset).split(","))
+    return list(itertools.islice(rows, args.data.max_samples))
 
 
 def _check_weights(ends: Any, weights: Any, tokens: int) -> None:

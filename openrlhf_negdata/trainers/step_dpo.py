@@ -9,6 +9,7 @@ loss of an update is the mean over all its pairs however they are spread over mi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,11 +48,17 @@ class DPOLoss:
 
 class StepDPOTrainer(DPOTrainer):
     """``updates`` stands in for the loaders of the host; ``reference`` holds the reference's log-probabilities of both
-    sides of each pair, by its number."""
+    sides of each pair, by its number; and ``evaluated`` is both of a held-out set, if there is one."""
 
-    def __init__(self, updates: PairUpdates, reference: Sequence[tuple[float, float]], **host: Any) -> None:
-        self.updates, self.reference = updates, reference
-        super().__init__(ref_model=None, train_dataloader=updates, eval_dataloader=None, **host)
+    def __init__(
+        self,
+        updates: PairUpdates,
+        reference: Sequence[tuple[float, float]],
+        evaluated: tuple[PairUpdates, Sequence[tuple[float, float]]] | None = None,
+        **host: Any,
+    ) -> None:
+        self.updates, self.reference, self.evaluated = updates, reference, evaluated
+        super().__init__(ref_model=None, train_dataloader=updates, eval_dataloader=evaluated and evaluated[0], **host)
         self.separate = self.args.train.separate_sequences_enable
         settings = self.args.model
         self.loss_fn = DPOLoss(self.beta, settings.label_smoothing, settings.ipo_enable, settings.positive_penalty)
@@ -66,7 +73,8 @@ class StepDPOTrainer(DPOTrainer):
         """
         if args.ckpt.save_steps == -1:
             args.ckpt.save_steps = float("inf")
-        args.eval.steps = float("inf")
+        if args.eval.steps == -1:
+            args.eval.steps = max(1, len(self.updates) // self.updates.epochs)
         done = consumed_samples // args.train.batch_size
         self.model.train()
         engine = self.model.model
@@ -75,15 +83,15 @@ class StepDPOTrainer(DPOTrainer):
             disable=not self.strategy.is_rank_0(),
         )  # fmt: skip
         for step, micro_batches in enumerate(bar, start=done + 1):
-            seen: dict[str, float] = {}
+            seen = Counter[str]()
             for number, pairs in enumerate(micro_batches, start=1):
-                loss, figures = self.step_loss(pairs, args.train.batch_size)
+                loss, figures = self.step_loss(pairs, self.reference, args.train.batch_size)
                 engine.set_gradient_accumulation_boundary(number == len(micro_batches))
                 # DeepSpeed divides by the micro-batches it was told of, whatever their number is.
                 self.strategy.backward(loss * engine.gradient_accumulation_steps(), self.model, self.optimizer)
                 self.strategy.optimizer_step(self.optimizer, self.model, self.scheduler)
-                seen = {name: seen.get(name, 0.0) + value for name, value in figures.items()}
-            logs = self.strategy.all_reduce(seen)
+                seen.update(figures)
+            logs = self.strategy.all_reduce(dict(seen))
             logs |= {"grad_norm": self.strategy.get_grad_norm(self.model), "lr": self.scheduler.get_last_lr()[0]}
             bar.set_postfix({key: f"{value:.3g}" for key, value in logs.items()}, refresh=False)
             self.save_logs_and_checkpoints(args, step, bar, logs, {"consumed_samples": step * args.train.batch_size})
@@ -91,14 +99,35 @@ class StepDPOTrainer(DPOTrainer):
             if writer is not None and self.strategy.is_rank_0():
                 getattr(writer, close)()
 
-    def step_loss(self, rows: MicroBatch, total: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def evaluate(self, eval_dataloader: Any, steps: int = 0) -> None:
+        """Log what is logged of an update for the held-out pairs."""
+        assert self.evaluated
+        updates, reference = self.evaluated
+        seen = Counter[str]()
+        self.model.eval()
+        with torch.no_grad():
+            for micro_batches in updates.once():
+                for pairs in micro_batches:
+                    seen.update(self.step_loss(pairs, reference, len(updates.pairs))[1])
+        self.model.train()
+        logs = {f"eval/{name}": value for name, value in self.strategy.all_reduce(dict(seen)).items()}
+        if self._wandb is not None and self.strategy.is_rank_0():
+            self._wandb.log(logs | {"eval/global_step": steps})
+        elif self._tensorboard is not None and self.strategy.is_rank_0():
+            for name, value in logs.items():
+                self._tensorboard.add_scalar(name, value, steps)
+        self.strategy.print(f"update {steps}: " + ", ".join(f"{name} {value:.4g}" for name, value in logs.items()))
+
+    def step_loss(
+        self, rows: MicroBatch, known: Sequence[tuple[float, float]], total: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """This micro-batch's share of the loss of an update of ``total`` pairs, such that the mean over the processes
         of the sums over their micro-batches is the loss; and likewise its share of what is logged."""
         pairs = [pair for row in rows for pair in row]
         device = next(self.model.parameters()).device
         sums, tokens = sides(self.model.model, rows, device, self.separate)
         chosen, rejected = sums.view(-1, 2).unbind(1)
-        reference = torch.tensor([self.reference[pair.number] for pair in pairs], device=device)
+        reference = torch.tensor([known[pair.number] for pair in pairs], device=device)
         chosen_reward, rejected_reward = chosen - reference[:, 0], rejected - reference[:, 1]
         weights = torch.tensor([pair.weight for pair in pairs], device=device)
         losses = self.loss_fn(chosen_reward, rejected_reward)
