@@ -203,9 +203,9 @@ def already_trained(output: Path, settings: dict[str, Any]) -> bool:
 def read_rows(
     args: Any, fields: tuple[str, ...], model: Any, weights: bool = False, dataset: str | None = None
 ) -> list[dict[str, Any]]:
-    """The token ids of the training set, or of another ``dataset``: ``fields`` of every row, each a list of ids that ``model`` knows; its
-    ``problem`` and ``weight``, if it has them; and with ``weights`` its ``step_ends`` and ``weights``, which another
-    trainer must not pass over."""
+    """The token ids of the training set, or of another ``dataset``: ``fields`` of every row, each a list of ids that
+    ``model`` knows; its ``problem`` and ``weight``, if it has them; and with ``weights`` its ``step_ends`` and
+    ``weights``, which another trainer must not pass over."""
     known = model.model.get_input_embeddings().num_embeddings
 
     def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
