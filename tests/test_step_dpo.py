@@ -294,7 +294,7 @@ def run(train, tiny_model, tmp_path_factory):
 
         chosen = {
             "model.model_name_or_path": tiny_model, "data.dataset": data, "train.batch_size": 8, "train.max_epochs": 2,
-            "ds.zero_stage": 0, "adam.lr": 2e-3, "ckpt.output_dir": folder / name,
+            "ds.zero_stage": 2, "adam.lr": 2e-3, "ckpt.output_dir": folder / name,
             "logger.tensorboard_dir": folder / "logs", "logger.wandb.run_name": name,
         }  # fmt: skip
         words = []
@@ -323,7 +323,6 @@ def plain(run):
         ("small budget", {"train.max_tokens_per_gpu": 60}),
         ("separate", {"train.separate_sequences_enable": True, "train.max_tokens_per_gpu": 80}),
         ("zero 1", {"ds.zero_stage": 1, "train.max_tokens_per_gpu": 60}),
-        ("zero 2", {"ds.zero_stage": 2, "train.max_tokens_per_gpu": 60}),
         ("zero 3", {"ds.zero_stage": 3, "train.max_tokens_per_gpu": 60}),
         ("checkpointing", {"model.gradient_checkpointing_enable": True}),
     ],
@@ -334,7 +333,7 @@ def test_the_course_of_a_run_depends_on_none_of_this(run, plain, name, change):
     assert len(plain["train/loss"]) > 4
     assert plain["train/loss"][-1] < 0.6 < plain["train/loss"][0]
     for tag in ("train/loss", "train/chosen_logp", "train/reject_logp", "train/grad_norm"):
-        assert seen[tag] == pytest.approx(plain[tag], rel=0.03, abs=0.02), tag
+        assert seen[tag] == pytest.approx(plain[tag], rel=0.01, abs=0.004), tag
 
 
 def test_the_reference_is_read_where_it_is_known_and_a_foreign_file_is_refused(run, plain, train, tiny_model):
