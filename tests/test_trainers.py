@@ -130,7 +130,8 @@ def test_killed_run_leaves_no_output_and_goes_on_from_its_checkpoint(history):
     assert f"after {UPDATES[history.trainer] // 2 * 8} samples" in last.text
     updates = UPDATES[history.trainer]
     assert list(learning_rates(saving.logs)) == list(range(5, updates + 1))
-    assert list(learning_rates(last.logs)) == list(range(7, updates + 1)) * (updates == 7)
+    if updates == 7:  # of eight updates the last is in the checkpoint
+        assert list(learning_rates(last.logs)) == [7]
     assert last.there == ["killed"]  # neither checkpoints nor half an output beside it
 
 
