@@ -6,6 +6,19 @@
 at once, as token ids with equal seeds, and only generates. Engine start counts on neither side. The two run in turn,
 as shared machines change their speed from minute to minute; the last line is tokens a second of value / of
 LLM.generate, by the medians. Aim: at least 0.9.
+
+The quickstart's model has half a million parameters, so that little hides what `value` does beside generating. With
+one of 8.4 million, from the quickstart's data:
+
+    negdata new_model --task running_value --width 256 --heads 4 --layers 8 --output bigger/new
+    negdata launch --num_processes 1 openrlhf_negdata.cli.train_sft --model.model_name_or_path bigger/new
+        --data.dataset runs/quickstart/data/syn.jsonl --data.max_len 64 --ds.zero_stage 0 --adam.lr 1e-3
+        --train.batch_size 32 --train.micro_batch_size 32 --train.max_epochs 3 --ckpt.output_dir bigger/sft
+    head -400 runs/quickstart/data/syn.problems.jsonl > bigger/problems.jsonl
+    negdata sample --task running_value --problems bigger/problems.jsonl --model.model_name_or_path bigger/sft
+        --rollout.n_samples_per_prompt 8 --rollout.temperature 1.0 --output bigger/traces
+    negdata grade --input bigger/traces --output bigger/graded
+    python benchmarks/value_vs_generate.py --input bigger/graded --model bigger/sft --problems 120
 """
 
 from __future__ import annotations
