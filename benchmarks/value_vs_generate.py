@@ -38,7 +38,7 @@ def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--repeats", type=int, default=3, help="times each side runs, in turn")
     args = flags.parse_args()
-    ours, theirs = [], []
+    ours, theirs = [], []  # seconds
     llm: Any = None
     with tempfile.TemporaryDirectory() as folder:
         graded = first_problems(args.input, args.problems, Path(folder) / "graded")
@@ -46,10 +46,11 @@ def main() -> None:
         for repeat in range(args.repeats):
             run, speed = value(graded, args.model, args.n_rollouts, Path(folder) / f"values{repeat}")
             ours.append(speed["seconds"])
-            asked = prefixes(run)
-            # Idle while the other side runs, it uses no processor.
-            llm = llm or start_vllm(args.model, max(len(one["ids"]) + one["left"] for one in asked))
-            params = [sampling_params(sampling, args.n_rollouts, one["left"], one["seed"]) for one in asked]
+            if llm is None:  # every run rolls out the same prefixes
+                asked = prefixes(run)
+                params = [sampling_params(sampling, args.n_rollouts, one["left"], one["seed"]) for one in asked]
+                # Idle while the other side runs, it uses no processor.
+                llm = start_vllm(args.model, max(len(one["ids"]) + one["left"] for one in asked))
             # Each repeat starts with an empty prefix cache, as a new run of `value` does.
             llm.reset_prefix_cache()
             begin = time.monotonic()
