@@ -68,6 +68,25 @@ Engines.run = run_and_kill
 sys.exit(main(sys.argv[1:]))
 """
 
+#: One epoch of TRL's process-reward trainer on a set of `prm`; what it made of the rows goes to a file.
+PRM = """
+import json, sys
+from datasets import load_dataset
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+from trl.experimental.prm import PRMConfig, PRMTrainer
+model, rows, output = sys.argv[1:]
+trainer = PRMTrainer(
+    model=AutoModelForTokenClassification.from_pretrained(model, num_labels=2),
+    args=PRMConfig(output_dir=output + ".run", use_cpu=True, step_separator="", report_to=[], save_strategy="no",
+                   num_train_epochs=1, learning_rate=1e-3),
+    train_dataset=load_dataset("json", data_files=rows, split="train"),
+    processing_class=AutoTokenizer.from_pretrained(model),
+)
+result = trainer.train()
+with open(output, "w") as file:
+    json.dump({"loss": result.training_loss, "epoch": result.metrics["epoch"], "rows": trainer.train_dataset[:]}, file)
+"""
+
 
 class Pipeline:
     """The commands, in order, in the folder ``root``; every one can be run again."""
@@ -339,6 +358,28 @@ def test_arms_are_built_of_the_same_values_and_trained_on(pipeline, train, tmp_p
     status, told = train(f"openrlhf_negdata.cli.{trainer}", flags)
     assert status == 0, told[-2000:]
     assert (tmp_path / "trained" / "config.json").is_file()
+
+
+def test_trl_trains_a_process_reward_model_on_prm_and_labels_the_last_token_of_each_step(pipeline, tmp_path):
+    pipeline.here(f"build prm --input @values --output {tmp_path}/prm.jsonl")
+    words = f"@sft {tmp_path}/prm.jsonl {tmp_path}/trained.json"
+    pipeline.done(words, ("-c", PRM))
+    trained = json.loads((tmp_path / "trained.json").read_text())
+    assert trained["epoch"] == 1
+    assert 0 < trained["loss"] < 5
+    run = Run.open(pipeline.root / "values")
+    eos, expected = run.tokenizer().eos_token_id, []
+    estimator = Estimator()
+    for trace, values in zip(run.read("traces"), run.read("values"), strict=True):
+        if trace.sample < 0:  # a teacher's solution is no answer of the policy
+            continue
+        ids = [token for token in trace.token_ids if token != eos]
+        labels = [-100] * (len(trace.prompt_ids) + len(ids))
+        for end, q in zip(values.step_ends, estimator.q(values, trace.outcome)[1:], strict=True):
+            labels[len(trace.prompt_ids) + min(end, len(ids)) - 1] = int(q > 0)
+        expected.append((trace.prompt_ids + ids, labels))
+    seen = [(ids, labels) for ids, labels in zip(*map(trained["rows"].get, ("input_ids", "labels")), strict=True)]
+    assert sorted(seen) == sorted(expected)
 
 
 def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeline, tmp_path):

@@ -178,7 +178,7 @@ class Engines:
                 max_model_len=self.max_len,
                 max_num_seqs=self.flags["vllm.max_num_seqs"],
                 enable_prefix_caching=True,
-                # Nobody reads them, and they cost a tenth of an actor's time (vLLM's own LLM keeps none either).
+                # Nobody reads them, and every engine step pays for them (vLLM's own LLM keeps none either).
                 disable_log_stats=True,
                 enforce_eager=self.flags["vllm.enforce_eager"] or cpu.without_cuda(),
                 gpu_memory_utilization=self.flags["vllm.gpu_memory_utilization"],

@@ -46,7 +46,7 @@ class AgentExecutor(AgentExecutorBase):
         async with self.loading:
             if self.loaded is None:
                 # What is there before the first job stays to the end: else every collection looks at all of vLLM and
-                # Ray again, two fifths of this process's time (vLLM's own servers freeze theirs too).
+                # Ray again, while no answer moves on (vLLM's own servers freeze theirs too).
                 gc.collect()
                 gc.freeze()
                 self.loaded = llm_engine.kwargs["model"]
