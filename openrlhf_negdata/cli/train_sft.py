@@ -28,7 +28,7 @@ def train(args):
     rows = setup.read_rows(args, ("prompt_ids", "response_ids"), model)
     loader = setup.make_loader(args, strategy, TokenSFTDataset(rows, tokenizer, args.data.max_len))
     updates = len(loader) * args.train.max_epochs // strategy.accumulated_gradient
-    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, updates)))
+    model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
     consumed_samples = setup.load_checkpoint(args, strategy, model)
     setup.claim_checkpoints(args, strategy)
     trainer = SFTTrainer(

@@ -57,7 +57,7 @@ def train(args):
     held_out = []
     if args.eval.dataset:
         held_out = StepPairs(setup.read_rows(args, FIELDS, model, dataset=args.eval.dataset), args.data.max_len).pairs
-    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, len(updates))))
+    model, optimizer, scheduler = setup.prepare(args, strategy, model, len(updates))
 
     output = Path(args.ckpt.output_dir)
     path = Path(args.ref.log_probs or output.with_name(f".{output.name}.ref.parquet"))

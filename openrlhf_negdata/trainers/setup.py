@@ -148,6 +148,8 @@ def _check(flags: dict[str, Any], output: Path) -> None:
     if flags["ckpt.save_steps"] < 1 and flags["ckpt.save_steps"] != -1:
         raise UserError(f"--ckpt.save_steps must be at least 1, or -1 for none, not {flags['ckpt.save_steps']}")
     batch, micro = flags["train.batch_size"], flags.get("train.micro_batch_size", 1)
+    if flags["ds.adam_offload"] and flags["ds.zero_stage"] == 0:
+        raise UserError("--ds.adam_offload needs --ds.zero_stage 1 or more: DeepSpeed ignores it at stage 0")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if batch * flags["ds.tensor_parallel_size"] % (micro * processes):
         raise UserError(
@@ -292,6 +294,29 @@ def optimizer_config(args: Any, updates: int) -> dict[str, Any]:
         "max_norm": args.max_norm,
         "scheduler_steps": updates,
     }
+
+
+def prepare(args: Any, strategy: Any, model: Any, updates: int) -> Any:
+    """``strategy.prepare`` of the trained model, for so many ``updates``: model, optimizer, scheduler.
+
+    At ZeRO stage 0 DeepSpeed allocates the optimizer's state by an update with gradients of zero (runtime/fp16/
+    fused_optimizer.py:128, unfused_optimizer.py:420). It decays the weights, and it counts, so that Adam's bias
+    correction would be one update ahead of what it is at stages 1 to 3; here it is taken back.
+    """
+    model, optimizer, scheduler = strategy.prepare((model, optimizer_config(args, updates)))
+    if args.ds.zero_stage == 0:
+        import torch
+
+        flat = hasattr(optimizer, "fp32_groups_flat")
+        low = optimizer.fp16_groups_flat if flat else itertools.chain(*optimizer.fp16_groups)
+        full = optimizer.fp32_groups_flat if flat else itertools.chain(*optimizer.fp32_groups)
+        with torch.no_grad():
+            for rounded, weights in zip(low, full, strict=True):
+                weights.copy_(rounded)
+        for state in optimizer.optimizer.state.values():
+            if "step" in state:
+                state["step"] = 0
+    return model, optimizer, scheduler
 
 
 def load_checkpoint(args: Any, strategy: Any, model: Any) -> int:
