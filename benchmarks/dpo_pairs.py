@@ -173,10 +173,11 @@ def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, commo
 def _ours(
     args: Any, strategy: Any, model: Any, rows: list, updates: int, common: dict, folder: Path, shared: dict
 ) -> float:
-    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
+    from openrlhf_negdata.datasets.tokens import StepPairs
     from openrlhf_negdata.trainers import setup
     from openrlhf_negdata.trainers.reference import Reference
     from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
+    from openrlhf_negdata.trainers.updates import PairUpdates
 
     data = StepPairs(rows, 4096)
     # As many tokens at once as the padded batches of the stock trainer hold.

@@ -68,7 +68,8 @@ KINDS = ("one pair", "many of one problem", "shortest", "longest", "many problem
 
 
 def updates_of(rows, batch_size=None, **more):
-    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
+    from openrlhf_negdata.datasets.tokens import StepPairs
+    from openrlhf_negdata.trainers.updates import PairUpdates
 
     pairs = StepPairs(rows, 1000).pairs
     return PairUpdates(pairs, **{"batch_size": batch_size or len(pairs), "epochs": 1, "seed": 0, "budget": 64} | more)
@@ -98,7 +99,8 @@ def upstream(model, rows, beta=0.1):
 
 def ours(model, rows, separate, budget=64, beta=0.1):
     """The same by us, micro-batch by micro-batch, the gradients added up in ``model``."""
-    from openrlhf_negdata.trainers.step_dpo import DPOLoss, sides
+    from openrlhf_negdata.trainers.step_dpo import DPOLoss
+    from openrlhf_negdata.trainers.updates import sides
 
     updates = updates_of(rows, separate=separate, budget=budget)
     (micro_batches,) = updates.after(0)
@@ -148,7 +150,7 @@ def test_in_bf16_they_are_as_near_to_fp32_as_the_dpo_trainer_is(cpu_host, family
 
 def test_flex_attention_sees_what_sdpa_sees():
     """FlexAttention trains on CUDA alone; that its mask is the same is seen on CPU, without gradients."""
-    from openrlhf_negdata.trainers.step_dpo import sides
+    from openrlhf_negdata.trainers.updates import sides
 
     rows, seen = pairs_of("many of one problem"), {}
     (micro_batches,) = updates_of(rows, budget=10_000).after(0)

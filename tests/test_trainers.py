@@ -256,8 +256,8 @@ def fp32_log_probabilities(tiny_model):
 def test_dpo_sees_the_log_probabilities_of_exactly_the_two_sides(actor, fp32_log_probabilities, separate):
     import torch
 
-    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
-    from openrlhf_negdata.trainers.step_dpo import sides
+    from openrlhf_negdata.datasets.tokens import StepPairs
+    from openrlhf_negdata.trainers.updates import PairUpdates, sides
 
     rows = token_rows("train_step_dpo", 6)
     rows[0]["chosen_ids"] = [7]  # a side of one token

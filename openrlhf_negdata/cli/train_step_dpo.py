@@ -25,10 +25,11 @@ def train(args):
     import torch.distributed
     from openrlhf.utils import get_strategy, get_tokenizer
 
-    from openrlhf_negdata.datasets.tokens import PairUpdates, StepPairs
+    from openrlhf_negdata.datasets.tokens import StepPairs
     from openrlhf_negdata.trainers import packing
     from openrlhf_negdata.trainers.reference import Reference
     from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
+    from openrlhf_negdata.trainers.updates import PairUpdates
 
     # What OpenRLHF's strategy and trainer look up, and step DPO has no use for.
     args.train.micro_batch_size, args.model.aux_loss_coef, args.ds.packing_samples = 1, 0.0, False

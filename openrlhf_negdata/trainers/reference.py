@@ -18,8 +18,9 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from openrlhf_negdata.datasets.tokens import Pair, PairUpdates
+from openrlhf_negdata.datasets.tokens import Pair
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.trainers.updates import PairUpdates, sides
 
 SCHEMA = pa.schema([("key", pa.string()), ("chosen", pa.float64()), ("rejected", pa.float64())])
 
@@ -50,8 +51,6 @@ class Reference:
 
     def add(self, model: Any, updates: PairUpdates, separate: bool) -> None:
         """Compute those of ``updates``' pairs under ``model``, in all processes together, and write the file."""
-        from openrlhf_negdata.trainers.step_dpo import sides
-
         found: dict[str, tuple[float, float]] = {}
         device = next(model.parameters()).device
         model.eval()

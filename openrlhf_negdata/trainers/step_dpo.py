@@ -9,6 +9,7 @@ loss of an update is the mean over all its pairs however they are spread over mi
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ import torch.nn.functional as F
 from openrlhf.trainer.dpo_trainer import DPOTrainer
 from tqdm import tqdm
 
-from openrlhf_negdata.datasets.tokens import MicroBatch, PairUpdates
-from openrlhf_negdata.trainers import packing
+from openrlhf_negdata.trainers.updates import MicroBatch, PairUpdates, sides
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class StepDPOTrainer(DPOTrainer):
         Logged of an update, over all its pairs: loss, accuracy, implicit rewards (beta times the log-ratio to the
         reference) of both sides and their margin; the summed log-probabilities of both sides, whose joint fall is
         DPO's known failure; ``kl``, the mean of log pi_ref - log pi over the tokens of both sides, which estimates
-        KL(pi_ref || pi) a token where the reference sampled them.
+        KL(pi_ref || pi) a token where the reference sampled them; and ``tokens_per_second`` of both sides' whole
+        sequences over all processes, be they shared or not.
         """
         if args.ckpt.save_steps == -1:
             args.ckpt.save_steps = float("inf")
@@ -83,7 +84,7 @@ class StepDPOTrainer(DPOTrainer):
             disable=not self.strategy.is_rank_0(),
         )  # fmt: skip
         for step, micro_batches in enumerate(bar, start=done + 1):
-            seen = Counter[str]()
+            begin, seen = time.monotonic(), Counter[str]()
             for number, pairs in enumerate(micro_batches, start=1):
                 loss, figures = self.step_loss(pairs, self.reference, args.train.batch_size)
                 engine.set_gradient_accumulation_boundary(number == len(micro_batches))
@@ -91,7 +92,8 @@ class StepDPOTrainer(DPOTrainer):
                 self.strategy.backward(loss * engine.gradient_accumulation_steps(), self.model, self.optimizer)
                 self.strategy.optimizer_step(self.optimizer, self.model, self.scheduler)
                 seen.update(figures)
-            logs = self.strategy.all_reduce(dict(seen))
+            speed = self.updates.ranks * _tokens(micro_batches) / (time.monotonic() - begin)
+            logs = self.strategy.all_reduce(dict(seen) | {"tokens_per_second": speed})
             logs |= {"grad_norm": self.strategy.get_grad_norm(self.model), "lr": self.scheduler.get_last_lr()[0]}
             bar.set_postfix({key: f"{value:.3g}" for key, value in logs.items()}, refresh=False)
             self.save_logs_and_checkpoints(args, step, bar, logs, {"consumed_samples": step * args.train.batch_size})
@@ -150,10 +152,7 @@ class StepDPOTrainer(DPOTrainer):
             return loss, {name: ((value * counted).sum() * share).item() for name, value in figures.items()}
 
 
-def sides(model: Any, rows: MicroBatch, device: Any, separate: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and numbers of tokens of the sides of the pairs: chosen, rejected, chosen, ...; ``separate``:
-    each side in a row of its own, with nothing shared."""
-    sequences = [[(side, len(pair.prompt)) for pair in row for side in pair.sequences()] for row in rows]
-    if separate:
-        sequences = [[one] for row in sequences for one in row]
-    return packing.log_probs(model, packing.pack(sequences).to(device), separate)
+def _tokens(micro_batches: Sequence[MicroBatch]) -> int:
+    """Tokens of the sequences of all pairs, those they share counted in each."""
+    pairs = (pair for rows in micro_batches for row in rows for pair in row if not pair.filler)
+    return sum(len(side) for pair in pairs for side in pair.sequences())
