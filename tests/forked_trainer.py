@@ -2,8 +2,9 @@
 
 Each line of standard input is a JSON object: ``module`` and its ``argv``; ``log``, the file its output goes to; and
 ``die``, null or the moment at which the run is killed with SIGKILL: ["update", n] once update n is done but not logged
-or saved, ["save", 0] with the trained model written but not yet in place. Each answer is the run's exit status,
-negative for a signal.
+or saved, ["save", 0] with the trained model written but not yet in place, ["checkpoint", n] with the model's half of
+the checkpoint after update n written, ["latest", n] once the file that names the last checkpoint is open and empty.
+Each answer is the run's exit status, negative for a signal.
 """
 
 import importlib
@@ -29,6 +30,7 @@ def arm(moment, number):
     from openrlhf_negdata import cpu
 
     cpu.setup()
+    from deepspeed.runtime import engine
     from openrlhf.trainer.dpo_trainer import DPOTrainer
     from openrlhf.trainer.sft_trainer import SFTTrainer
     from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
@@ -36,6 +38,25 @@ def arm(moment, number):
     if moment == "save":
         write = DeepspeedStrategy.save_model
         DeepspeedStrategy.save_model = lambda *args: die(write(*args))
+        return
+    if moment == "checkpoint":
+        write_states = engine.DeepSpeedEngine._save_zero_checkpoint
+
+        def write_half(self, *args):
+            die() if self.global_steps == number else write_states(self, *args)
+
+        engine.DeepSpeedEngine._save_zero_checkpoint = write_half
+        return
+    if moment == "latest":
+
+        def open_and_die(path, mode="r"):
+            file = open(path, mode)  # noqa: SIM115 - it stands in for open
+            folder, name = os.path.split(path)
+            if (name, mode) == ("latest", "w") and os.path.isdir(f"{folder}/global_step{number}"):
+                die()
+            return file
+
+        engine.open = open_and_die
         return
     for trainer in (DPOTrainer, SFTTrainer):
 

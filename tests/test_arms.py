@@ -303,21 +303,32 @@ def key_of(world: World, row: dict) -> tuple[str, str]:
     return row["problem"], world.text(row["response_ids"])
 
 
+def exponential(advantage):
+    return min(math.exp(float(advantage) / 0.25), 2.5)
+
+
+def signed(advantage):
+    return min(max(float(advantage) / 0.25, -2.5), 2.5)
+
+
+@pytest.mark.parametrize(("kind", "weigh"), [("exp", exponential), ("advantage", signed)])
 @pytest.mark.parametrize("normalise", ["none", "answer", "set"])
-def test_advantage_weights(world, normalise):
-    beta, most = 0.25, 5.0
-    rows = world.build("advantage-weighted", "--beta", beta, "--max_weight", most, "--normalise", normalise)
+def test_advantage_weights(world, normalise, kind, weigh):
+    flags = ["--beta", 0.25, "--max_weight", 2.5, "--normalise", normalise, "--weights", kind]
+    rows = world.build("advantage-weighted", *flags)
     assert Counter(key_of(world, row) for row in rows) == Counter((p, t) for (p, _), (t, _) in world.traces.items())
     weights, tokens = {}, {}
     for key in (key_of(world, row) for row in rows):
-        weights[key] = [min(math.exp(float(a) / beta), most) for a in world.advantages(*key)]
+        weights[key] = [weigh(a) for a in world.advantages(*key)]
         tokens[key] = [len(world.ids(step)) for step in world.steps(key[1])]
-    total = sum(w * n for key in weights for w, n in zip(weights[key], tokens[key], strict=True))
+    negative = sum(w < 0 for some in weights.values() for w in some)
+    assert (negative > 0) == (kind == "advantage")
+    total = sum(abs(w) * n for key in weights for w, n in zip(weights[key], tokens[key], strict=True))
     for row in rows:
         key = key_of(world, row)
-        mine = sum(w * n for w, n in zip(weights[key], tokens[key], strict=True)) / sum(tokens[key])
+        mine = sum(abs(w) * n for w, n in zip(weights[key], tokens[key], strict=True)) / sum(tokens[key])
         of_all = total / sum(map(sum, tokens.values()))
-        over = {"none": 1.0, "answer": mine, "set": of_all}[normalise]
+        over = {"none": 1.0, "answer": mine, "set": of_all}[normalise] or 1.0
         assert row["weights"] == pytest.approx([w / over for w in weights[key]], abs=2e-6)
         assert row["advantages"] == [round(float(a), 4) for a in world.advantages(*key)]
         assert [b - a for a, b in zip([0, *row["step_ends"]], row["step_ends"], strict=False)] == tokens[key]

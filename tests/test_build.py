@@ -169,6 +169,16 @@ def test_a_pit_is_blamed_for_a_loss_of_min_drop_or_more(hand):
     assert rejected[0.51] == rejected[1.0] == ["d\n#### 1</s>"]
 
 
+def test_pairs_weigh_what_their_pits_lost(hand):
+    """The three pits of the worked example lose half or more, a quarter or more, and all."""
+    worked_example(hand)
+    assert all("weight" not in row for row in hand.build("step-dpo"))
+    rows = hand.build("step-dpo", "--min_drop", 0.25, "--weigh_pairs")
+    assert [row["weight"] for row in rows] == [round(row["q_before"] - row["q_rejected"], 4) for row in rows]
+    least, middle, most = sorted(row["weight"] for row in rows)
+    assert 0.25 <= least < 0.5 <= middle < most == 1.0
+
+
 def test_algorithm_1_needs_a_right_answer_of_the_same_problem(hand):
     hand.trace("a\n#### 1|", "wrong", [2, 2])
     hand.trace("a\n#### 3|", "correct", [2, 2], problem="q")
@@ -190,6 +200,7 @@ def test_siblings_set_the_best_next_step_against_the_worst(hand):
     rows = hand.build("step-dpo", "--pairing", "siblings")
     assert sides(rows) == [("", "a\n#### 2</s>", "b\n")]
     assert (rows[0]["q_chosen"], rows[0]["q_rejected"]) == (round(5 / 9, 4), 0.25)
+    assert hand.build("step-dpo", "--pairing", "siblings", "--weigh_pairs")[0]["weight"] == round(11 / 36, 4)
     assert hand.accounted() == {"in": 2, "kept": 1, "dropped: one_step": 1}
     hand.build("step-dpo", "--pairing", "siblings", "--min_gap", 0.306, status=2)
     # With one rollout a step enough, `c` is the worst.

@@ -57,7 +57,7 @@ def flags(trainer, model, data, output, **more):
     }
     if trainer == "train_step_dpo":
         del chosen["train.micro_batch_size"]
-    return [word for key, value in (chosen | more).items() for word in (f"--{key}", str(value))]
+    return [word for key, value in (chosen | more).items() for word in (f"--{key}", str(value)) if word != "None"]
 
 
 def names_in(folder):
@@ -148,6 +148,28 @@ def test_killed_run_reaches_the_weights_of_one_left_alone(history):
     assert all((alone[name] != start[name]).any() for name in start)
 
 
+def test_kills_during_a_save_leave_the_last_good_checkpoint(history, train):
+    """Killed twice with half of a second checkpoint written, which is the newer one and so would be kept in place of
+    the first; then as the file that names the third is opened."""
+    import torch
+    from safetensors.torch import load_file
+
+    output, texts = history.folder / "torn", []
+    for die in (["checkpoint", 4], ["checkpoint", 4], ["latest", 6], None):
+        status, text = train(module(history.trainer), flags(history.trainer, history.model, history.data, output), die)
+        texts.append(text)
+        assert status == (-9 if die else 0), text
+        if die:
+            assert not output.exists()
+            assert (history.folder / ".torn.ckpt" / f"global_step{die[1]}").is_dir()
+    assert "going on from" not in texts[0]
+    # Of two checkpoints a resumed run has one, two updates on; of the third only its name is missing.
+    assert ["after 8 samples" in text for text in texts] == [False, True, True, False]
+    assert "after 16 samples" in texts[3]
+    alone, torn = (load_file(history.folder / run / "model.safetensors") for run in ("alone", "torn"))
+    torch.testing.assert_close(torn, alone, rtol=2**-7, atol=1e-6)
+
+
 def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(history):
     again = flags(history.trainer, history.model, history.data, history.folder / "alone")
     code = (
@@ -182,6 +204,13 @@ def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(his
         ),
         ({"train.batch_size": 64}, "11 {rows} are less than one update of --train.batch_size 64"),
         ({"ckpt.save_steps": 0}, "--ckpt.save_steps must be at least 1, or -1"),
+        ({"ckpt.max_num": 1}, "--ckpt.max_num must be at least 2: a kill while the only checkpoint is replaced"),
+        ({"eval.dataset": "{folder}/none.jsonl"}, "no such file: {folder}/none.jsonl"),
+        ({"ds.ring_attn_size": 2}, "--ds.ring_attn_size must be 1"),
+        ({"ds.param_dtype": "fp16"}, "--ds.param_dtype fp16 needs CUDA"),
+        ({"ds.load_in_4bit": None}, "--ds.load_in_4bit needs CUDA"),
+        ({"ds.adam_offload": None, "ds.zero_stage": 0}, "--ds.adam_offload needs --ds.zero_stage 1 or more"),
+        ({"logger.wandb.key": "k"}, "--logger.wandb.key needs wandb: pip install wandb"),
         (
             {"ckpt.path": "{folder}/new/checkpoints"},
             "--ckpt.path {folder}/new/checkpoints is inside --ckpt.output_dir",
@@ -355,15 +384,22 @@ def test_the_weighted_loss_is_that_of_the_whole_update(train, tiny_model, tmp_pa
     assert status == 0, text
     events = EventAccumulator(str(tmp_path / "logs" / "run"))
     events.Reload()
-    logged = {name: events.Scalars(f"train/{name}")[0].value for name in ("loss", "nll", "mean_weight")}
-    weighted = plain = weights = tokens = 0
+    names = ("loss", "nll", "mean_weight", "effective")
+    logged = {name: events.Scalars(f"train/{name}")[0].value for name in names}
+    weighted = plain = weights = sizes = squares = tokens = 0
     for row in rows:
         steps = [row["weights"][0]] + [row["weights"][1]] * (len(row["response_ids"]) - 1)
         seen = fp32_log_probabilities(row["prompt_ids"], row["response_ids"])
         weighted -= sum(weight * value for weight, value in zip(steps, seen, strict=True))
         plain, weights, tokens = plain - sum(seen), weights + sum(steps), tokens + len(seen)
+        sizes, squares = sizes + sum(map(abs, steps)), squares + sum(weight**2 for weight in steps)
     expected = {"loss": weighted / tokens, "nll": plain / tokens, "mean_weight": weights / tokens}
+    expected["effective"] = sizes**2 / (tokens * squares)
     assert logged == pytest.approx(expected, abs=0.01)
+    (histogram,) = events.Histograms("train/weights")
+    assert (histogram.step, histogram.histogram_value.num) == (0, tokens)
+    assert histogram.histogram_value.sum == pytest.approx(weights, rel=1e-5)
+    assert "weights of tokens, quartiles: " in text
     assert abs(expected["loss"] - expected["nll"]) > 0.1
 
 

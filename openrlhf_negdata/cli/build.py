@@ -73,10 +73,10 @@ FLAGS_OF = (
     (("rft", "step-rft"), ("with_solutions",)),
     (tuple(arm for arm in ARMS if arm not in ("sft", "step-rft")), ("per_problem",)),
     (("step-dpo",), ("pairing", "pit", "confidence", "min_drop", "positives", "chosen_teacher", "rejected_rest")),
-    (("step-dpo",), ("same_step", "min_gap", "min_rollouts")),
+    (("step-dpo",), ("same_step", "min_gap", "min_rollouts", "weigh_pairs")),
     (tuple(arm for arm, tables in ARMS.items() if tables > 1), ("best_of", "best_of_biased")),
     (("step-rft",), ("drop_share", "correct_only")),
-    (("advantage-weighted",), ("beta", "max_weight", "normalise")),
+    (("advantage-weighted",), ("beta", "weights", "max_weight", "normalise")),
     (("spurious",), ("seeding", "share")),
     (("prm",), ("form", "labels")),
 )
@@ -200,6 +200,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pairs.add_argument(
         "--same_step", action="store_true", help="shared_prefix: chosen may take the very step that is rejected"
     )
+    pairs.add_argument(
+        "--weigh_pairs", action="store_true", help="a pair weighs in the loss what its two sides differ by in value"
+    )
     pairs.add_argument("--min_gap", type=float, default=0.3, help="siblings: least difference in value")
     pairs.add_argument("--min_rollouts", type=int, default=4, help="siblings: rollouts a step is valued by")
 
@@ -215,7 +218,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     others.add_argument("--drop_share", type=float, default=0.5, help="step-rft: share of the answers that is dropped")
     others.add_argument("--correct_only", action="store_true", help="step-rft: right answers alone")
     others.add_argument("--beta", type=float, default=1.0, help="advantage-weighted: a step weighs exp(A / beta)")
-    others.add_argument("--max_weight", type=float, default=20.0, help="advantage-weighted: a step weighs no more")
+    others.add_argument(
+        "--weights",
+        choices=advantage_weighted.WEIGHTS,
+        default="exp",
+        help="advantage-weighted: or a step weighs A / beta, negative where it lost value",
+    )
+    others.add_argument(
+        "--max_weight",
+        type=float,
+        default=20.0,
+        help="advantage-weighted: a step weighs no more than this, nor less than minus this",
+    )
     others.add_argument(
         "--normalise",
         choices=advantage_weighted.NORMALISE,
@@ -506,7 +520,9 @@ def _arms(args: argparse.Namespace, made: Run | None, task: Task, tokenizer: Any
     if args.arm == "step-rft":
         return [StepRft(estimator, args.drop_share, args.correct_only, seed, args.with_solutions)]
     if args.arm == "advantage-weighted":
-        return [AdvantageWeighted(estimator, args.beta, args.max_weight, args.normalise, per_problem, seed)]
+        return [
+            AdvantageWeighted(estimator, args.beta, args.max_weight, args.normalise, args.weights, per_problem, seed)
+        ]
     if args.arm == "spurious":
         return [Spurious(estimator, args.seeding, per_problem, args.share, seed)]
     return [Prm(estimator, tokenizer, args.form, args.labels, per_problem, seed)]
@@ -514,10 +530,12 @@ def _arms(args: argparse.Namespace, made: Run | None, task: Task, tokenizer: Any
 
 def _step_dpo(args: argparse.Namespace, estimator: Estimator, made: Run, task: Task, tokenizer: Any) -> Arm:
     if args.pairing == "algorithm1":
-        return Algorithm1(estimator, args.seed, args.per_problem, args.positives, teacher=args.chosen_teacher)
+        return Algorithm1(
+            estimator, args.seed, args.per_problem, args.positives, args.weigh_pairs, teacher=args.chosen_teacher
+        )
     if args.pairing == "shared_prefix":
         options = {"rest": args.rejected_rest, "same_step": args.same_step}
-        return SharedPrefix(estimator, args.seed, args.per_problem, args.positives, **options)
+        return SharedPrefix(estimator, args.seed, args.per_problem, args.positives, args.weigh_pairs, **options)
     segmentation = Segmentation(**made.manifest["settings"]["steps"])
     return Siblings(
         estimator,
@@ -526,6 +544,7 @@ def _step_dpo(args: argparse.Namespace, estimator: Estimator, made: Run, task: T
         args.min_rollouts,
         args.seed,
         args.per_problem,
+        args.weigh_pairs,
     )
 
 
@@ -533,11 +552,13 @@ def _check_rollouts(args: argparse.Namespace, made: Run) -> None:
     """Raise unless there are rollouts enough for the Q that is asked for."""
     budget = Budget(**made.manifest["settings"]["budget"])
     siblings = args.arm == "step-dpo" and args.pairing == "siblings"
-    of_pits = args.arm == "step-dpo" and not (siblings or args.pit or args.positives or args.best_of > 1)
+    of_pits = args.arm == "step-dpo" and not (
+        siblings or args.pit or args.positives or args.weigh_pairs or args.best_of > 1
+    )
     if budget.kind != "exhaustive" and not of_pits:
         raise UserError(
             f"{made.path} was valued with --value.budget {budget.kind}, which finds one pit an answer and nothing "
-            "else: step-dpo alone, and no --pit, no --best_of, no --positives, no --pairing siblings"
+            "else: step-dpo alone, and no --pit, no --best_of, no --positives, no --weigh_pairs, no --pairing siblings"
         )
     needed, there = (
         (args.min_rollouts, "--min_rollouts")

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from openrlhf_negdata import cpu
+from openrlhf_negdata import cpu, host
 
 #: Releases that OpenRLHF 0.11.2 fixes or that we have run it with; None: any will do.
 PINS = {
-    "openrlhf": "0.11.2",
+    "openrlhf": host.OPENRLHF,
     "torch": "2.13.0",
     "deepspeed": "0.19.6",
     "ray": "2.55.0",

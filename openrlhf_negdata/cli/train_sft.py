@@ -25,8 +25,15 @@ def train(args):
     strategy.setup_distributed()
     model = setup.load_actor(args, strategy, args.model.model_name_or_path, for_training=True)
     tokenizer = get_tokenizer(args.model.model_name_or_path, model.model, "right", strategy)
-    rows = setup.read_rows(args, ("prompt_ids", "response_ids"), model)
-    loader = setup.make_loader(args, strategy, TokenSFTDataset(rows, tokenizer, args.data.max_len))
+
+    def loader_of(path, for_training):
+        rows = setup.read_rows(path, ("prompt_ids", "response_ids"), model)
+        dataset = TokenSFTDataset(
+            rows[: args.data.max_samples] if for_training else rows, tokenizer, args.data.max_len
+        )
+        return setup.make_loader(args, strategy, path, dataset, for_training)
+
+    loader = loader_of(args.data.dataset, for_training=True)
     updates = len(loader) * args.train.max_epochs // strategy.accumulated_gradient
     model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
     consumed_samples = setup.load_checkpoint(args, strategy, model)
@@ -36,7 +43,7 @@ def train(args):
         strategy=strategy,
         optim=optimizer,
         train_dataloader=loader,
-        eval_dataloader=None,
+        eval_dataloader=loader_of(args.eval.dataset, for_training=False) if args.eval.dataset else None,
         scheduler=scheduler,
         max_norm=args.max_norm,
         batch_size=args.train.batch_size,

@@ -41,8 +41,14 @@ def train(args):
     if not separate:
         packing.check(model.model, args.ds.attn_implementation)
     tokenizer = get_tokenizer(start, model.model, "right", strategy)
-    data = StepPairs(setup.read_rows(args, FIELDS, model), args.data.max_len)
-    strategy.print(f"{args.data.dataset}: {len(data)} pairs kept, dropped: {dict(data.dropped) or 'none'}")
+
+    def pairs_of(path, most):
+        data = StepPairs(setup.read_rows(path, FIELDS, model)[:most], args.data.max_len)
+        strategy.print(f"{path}: {len(data.pairs)} pairs kept, dropped: {dict(data.dropped) or 'none'}")
+        return data.pairs
+
+    pairs = pairs_of(args.data.dataset, args.data.max_samples)
+    held_out = pairs_of(args.eval.dataset, None) if args.eval.dataset else []
     group = strategy.ds_device_mesh["dp"].get_group()
     place = {"rank": torch.distributed.get_rank(group), "ranks": torch.distributed.get_world_size(group)}
 
@@ -52,19 +58,16 @@ def train(args):
             separate, **place,
         )  # fmt: skip
 
-    updates = updates_of(data.pairs)
+    updates = updates_of(pairs)
     if not len(updates):
-        raise UserError(f"{len(data)} pairs are less than one update of --train.batch_size {args.train.batch_size}")
-    held_out = []
-    if args.eval.dataset:
-        held_out = StepPairs(setup.read_rows(args, FIELDS, model, dataset=args.eval.dataset), args.data.max_len).pairs
+        raise UserError(f"{len(pairs)} pairs are less than one update of --train.batch_size {args.train.batch_size}")
     model, optimizer, scheduler = setup.prepare(args, strategy, model, len(updates))
 
     output = Path(args.ckpt.output_dir)
     path = Path(args.ref.log_probs or output.with_name(f".{output.name}.ref.parquet"))
     revision = args.settings["ref.model_name_or_path"] or args.settings["model.model_name_or_path"]
     reference = Reference(path, revision, args.ds.param_dtype)
-    if missing := reference.missing([*data.pairs, *held_out]):
+    if missing := reference.missing([*pairs, *held_out]):
         # Before a checkpoint is loaded, and before the first update, the model is its own reference.
         policy = model.model
         if args.ref.model_name_or_path:
@@ -77,7 +80,7 @@ def train(args):
     setup.claim_checkpoints(args, strategy)
     trainer = StepDPOTrainer(
         updates,
-        reference.of(data.pairs),
+        reference.of(pairs),
         (updates_of(held_out), reference.of(held_out)) if held_out else None,
         model=model,
         strategy=strategy,
@@ -121,10 +124,6 @@ if __name__ == "__main__":
         default=None,
         help="parquet file of the reference's log-probabilities, made where they are missing: name one to share it "
         "between runs (default: beside the output, removed with the checkpoints)",
-    )
-    parser.add_argument("--eval.dataset", default=None, help="a .jsonl file of held-out pairs")
-    parser.add_argument(
-        "--eval.steps", type=int, default=-1, help="updates between its evaluations; -1: once an epoch"
     )
     parser.add_argument("--model.beta", type=float, default=0.1, help="strength of the pull to the reference")
     parser.add_argument(

@@ -1,5 +1,5 @@
 """The arm ``advantage-weighted``: answers with a weight a step, exp(A / beta), for advantage-weighted training (Setlur
-et al. 2024, equation 4)."""
+et al. 2024, equation 4); or A / beta itself, the policy gradient's, which is negative where a step lost value."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from openrlhf_negdata.rollouts.store import StepValues, Trace
 from openrlhf_negdata.steps.values import Estimator, advantages
 
 NORMALISE = ("none", "answer", "set")
+WEIGHTS = ("exp", "advantage")
 
 
 @dataclass
 class AdvantageWeighted(ValuedArm):
     """Every valued answer, right or wrong, up to ``per_problem`` a problem (-1: all), drawn by ``seed``.
 
-    A step weighs ``min(exp(A / beta), max_weight)``. ``normalise``: weights are then divided by their mean over the
-    tokens of the answer, or of the whole set, so that the mean is 1; ``none`` leaves them.
+    A step weighs ``min(exp(A / beta), max_weight)``; with ``weights`` of "advantage", ``A / beta`` cut to the range of
+    ``-max_weight`` to ``max_weight``. ``normalise``: weights are then divided by the mean of their sizes over the
+    tokens of the answer, or of the whole set, so that it is 1; ``none`` leaves them.
     """
 
     estimator: Estimator
     beta: float = 1.0
     max_weight: float = 20.0
     normalise: str = "none"
+    weights: str = "exp"
     per_problem: int = -1
     seed: int = 0
     mean: float = 1.0
@@ -45,7 +48,7 @@ class AdvantageWeighted(ValuedArm):
         for trace, values in taken:
             weights = self._weights(trace, values)
             mean = _weighed(weights, values.step_ends) / values.step_ends[-1]
-            over = {"none": 1.0, "answer": mean, "set": self.mean}[self.normalise]
+            over = {"none": 1.0, "answer": mean, "set": self.mean}[self.normalise] or 1.0  # all weights may be 0
             steps = advantages(self.estimator.q(values, str(trace.outcome)))
             yield sft_row(
                 known,
@@ -61,11 +64,13 @@ class AdvantageWeighted(ValuedArm):
 
     def _weights(self, trace: Trace, values: StepValues) -> list[float]:
         steps = advantages(self.estimator.q(values, str(trace.outcome)))
+        if self.weights == "advantage":
+            return [max(-self.max_weight, min(advantage / self.beta, self.max_weight)) for advantage in steps]
         most = self.beta * math.log(self.max_weight)
         return [math.exp(min(advantage, most) / self.beta) for advantage in steps]
 
 
 def _weighed(weights: list[float], step_ends: list[int]) -> float:
-    """The sum of the weights over tokens."""
+    """The sum of the weights' sizes over tokens."""
     starts = [0, *step_ends[:-1]]
-    return sum(weight * (end - start) for weight, start, end in zip(weights, starts, step_ends, strict=True))
+    return sum(abs(weight) * (end - start) for weight, start, end in zip(weights, starts, step_ends, strict=True))

@@ -34,14 +34,15 @@ class AtPits(ValuedArm):
     """Pairs at the first pits that ``estimator`` finds. A pit whose advantage is above ``-estimator.min_drop`` blames
     nobody: dropped, unless the rollouts were spent on finding it alone.
 
-    ``positives``: correct answers have pits too, their spurious steps (fig 10). At most ``per_problem`` pairs a
-    problem, drawn by ``seed``; -1: all.
+    ``positives``: correct answers have pits too, their spurious steps (fig 10). ``weighed``: a pair weighs what its
+    pit lost. At most ``per_problem`` pairs a problem, drawn by ``seed``; -1: all.
     """
 
     estimator: Estimator
     seed: int = 0
     per_problem: int = -1
     positives: bool = False
+    weighed: bool = False
     halved: list[tuple[float, float]] = field(default_factory=list)
 
     name = ""
@@ -72,6 +73,8 @@ class AtPits(ValuedArm):
             return "equal"
         figures = {"chosen_from": chosen_from, "rejected_from": source(trace), "pit": pit, "steps": len(edges) - 1}
         figures |= {"q_before": _rounded(q[pit]), "q_rejected": _rounded(q[pit + 1])}
+        if self.weighed:
+            figures["weight"] = round(drop, 4)
         return ids_pair_row(known, shared, chosen, rejected, **figures)
 
     def sides(
@@ -187,7 +190,7 @@ class Siblings(Arm):
     A step's value is the share of right ones among the rollouts that began with it and those made from the prefix
     that ends with it; it needs ``min_rollouts`` of them. Chosen: a right continuation through the best step;
     rejected: the worst step. ``first_step`` gives the end of the first step of a continuation. At most ``per_problem``
-    pairs a problem, drawn by ``seed``; -1: all.
+    pairs a problem, drawn by ``seed``; -1: all. ``weighed``: a pair weighs what the values differ by.
     """
 
     estimator: Estimator
@@ -196,6 +199,7 @@ class Siblings(Arm):
     min_rollouts: int = 4
     seed: int = 0
     per_problem: int = -1
+    weighed: bool = False
 
     unit = "prefixes"
 
@@ -227,6 +231,8 @@ class Siblings(Arm):
         chosen, seed = rng.choice(right)
         figures = {"chosen_from": f"rollout {seed}", "rejected_from": "rollouts", "shared_tokens": len(prefix)}
         figures |= {"q_chosen": round(q[best], 4), "q_rejected": round(q[worst], 4)}
+        if self.weighed:
+            figures["weight"] = round(q[best] - q[worst], 4)
         return ids_pair_row(known, prefix, chosen, worst, **figures)
 
     def _next_steps(self, prefix: Ids, by_prefix: dict[Ids, list[Rollout]]) -> dict[Ids, _Step]:

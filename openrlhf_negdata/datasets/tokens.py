@@ -63,6 +63,17 @@ class WeightedDataset(TokenSFTDataset):
             weights[0, start : start + end] = weight  # the earlier steps are written over
         return ids, mask, loss_mask, weights
 
+    def token_weights(self) -> torch.Tensor:
+        """The weights of all tokens of all responses, of shape (tokens,)."""
+        starts = [[0, *row["step_ends"][:-1]] for row in self.rows]
+        lengths = [
+            end - start
+            for row, some in zip(self.rows, starts, strict=True)
+            for start, end in zip(some, row["step_ends"], strict=True)
+        ]
+        weights = [weight for row in self.rows for weight in row["weights"]]
+        return torch.repeat_interleave(torch.tensor(weights), torch.tensor(lengths))
+
     def collate_fn(self, items: list[Any]) -> tuple[torch.Tensor, ...]:
         padded = super().collate_fn([item[:3] for item in items])
         return *padded, zero_pad_sequences([item[3] for item in items], "right")

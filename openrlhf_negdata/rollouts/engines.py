@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_negdata import cpu, models
+from openrlhf_negdata import cpu, host, models
 from openrlhf_negdata.errors import UserError
 
 #: Makes a Ray node end what its dead workers leave behind.
@@ -101,6 +101,7 @@ class Engines:
     def __enter__(self) -> Engines:
         import ray
 
+        host.check_release()
         flags, on_cpu = self.flags, cpu.without_cuda()
         engines, parallel = flags["vllm.num_engines"], flags["vllm.tensor_parallel_size"]
         environment = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}

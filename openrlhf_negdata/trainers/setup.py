@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import itertools
 import json
 import math
@@ -17,11 +18,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from openrlhf_negdata import cpu, models
+from openrlhf_negdata import cpu, host, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_jsonl
 
 _FLAG = "store_true"
+#: What OpenRLHF puts into a checkpoint once it is written (DeepspeedStrategy.CKPT_METRIC_FILENAME).
+_METRIC_FILE = "metric.json"
 
 
 def add_row_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--data.dataset", required=True, help="training set: .jsonl files of `negdata build`, comma-separated")
     a("--data.max_len", type=int, default=2048, help="longest row in tokens; longer ones are dropped and counted")
     a("--data.max_samples", type=int, default=sys.maxsize, help="use the first this many rows")
+    a("--eval.dataset", default=None, help="held-out rows of the same kind, .jsonl files, comma-separated")
+    a("--eval.steps", type=int, default=-1, help="updates between their evaluations; -1: once an epoch")
     a("--train.batch_size", type=int, default=128, help="rows an update, over all processes")
     a("--train.max_epochs", type=int, default=1, help="passes over the training set")
     a("--train.seed", type=int, default=42, help="order of the rows, dropout")
@@ -82,12 +87,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--ds.lora.dropout", type=float, default=0, help="LoRA dropout")
     a("--ds.use_liger_kernel", action=_FLAG, help="Liger kernels (CUDA)")
     a("--ds.use_universal_ckpt", action=_FLAG, help="resume from a DeepSpeed universal checkpoint")
+    a(
+        "--ds.ring_attn_size",
+        type=int,
+        default=1,
+        help="ring attention of OpenRLHF: 1, its shards hold no whole answer",
+    )
     a("--ds.tensor_parallel_size", type=int, default=1, help="DeepSpeed tensor parallelism")
     a("--ckpt.output_dir", required=True, help="folder the trained model is written to, whole or not at all")
     a("--ckpt.path", default=None, help="folder of resumable checkpoints (default: .<output_dir>.ckpt beside it)")
     a("--ckpt.save_steps", type=int, default=-1, help="updates between checkpoints; -1: none")
-    a("--ckpt.max_num", type=int, default=2, help="checkpoints kept")
-    a("--ckpt.max_mem", type=int, default=int(1e8), help="GB of checkpoints kept")
+    a(
+        "--ckpt.max_num",
+        type=int,
+        default=2,
+        help="checkpoints kept, at least 2: the last good one stays while the next is written",
+    )
+    a("--ckpt.max_mem", type=int, default=int(1e8), help="GB of checkpoints kept, the one being written not counted")
     a("--logger.logging_steps", type=int, default=1, help="updates between logged figures")
     a("--logger.tensorboard_dir", default=None, help="TensorBoard folder")
     a("--logger.wandb.key", default=None, help="Weights & Biases key; none: not used")
@@ -105,7 +121,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
     flags = vars(flat)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        for path in [*flags["data.dataset"].split(","), *filter(None, [flags.get("eval.dataset")])]:
+        for path in ",".join(filter(None, (flags["data.dataset"], flags["eval.dataset"]))).split(","):
             if not Path(path).is_file():
                 raise UserError(f"no such file: {path}")
         model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
@@ -119,6 +135,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
             only_writer(output.with_name(f".{output.name}.lock"))
             if already_trained(output, settings):
                 return 0
+        host.check_release()
         cpu.setup()
         from openrlhf.utils.config import hierarchize
 
@@ -127,8 +144,6 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
         args.ckpt.path = args.ckpt.path or str(checkpoints_of(output))
         if args.ds.attn_implementation is None:
             args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else attention
-        if "eval.steps" not in flags:  # OpenRLHF's trainers look it up
-            args.eval = argparse.Namespace(steps=-1)
         train(args)
     except (UserError, OSError) as error:
         if os.environ.get("RANK", "0") != "0":
@@ -148,6 +163,21 @@ def _check(flags: dict[str, Any], output: Path) -> None:
     if flags["ckpt.save_steps"] < 1 and flags["ckpt.save_steps"] != -1:
         raise UserError(f"--ckpt.save_steps must be at least 1, or -1 for none, not {flags['ckpt.save_steps']}")
     batch, micro = flags["train.batch_size"], flags.get("train.micro_batch_size", 1)
+    if flags["ckpt.max_num"] < 2:
+        raise UserError(
+            "--ckpt.max_num must be at least 2: a kill while the only checkpoint is replaced would lose it"
+        )
+    if flags["ds.ring_attn_size"] != 1:
+        raise UserError(
+            "--ds.ring_attn_size must be 1: these trainers need whole sequences, and ring attention cuts them"
+        )
+    for flag in ("ds.packing_samples", "ds.load_in_4bit", "ds.use_liger_kernel"):
+        if flags.get(flag) and cpu.without_cuda():
+            raise UserError(f"--{flag} needs CUDA")
+    if flags["ds.param_dtype"] == "fp16" and cpu.without_cuda():
+        raise UserError("--ds.param_dtype fp16 needs CUDA: DeepSpeed trains in bf16 on CPU")
+    if flags["logger.wandb.key"] and importlib.util.find_spec("wandb") is None:
+        raise UserError("--logger.wandb.key needs wandb: pip install wandb")
     if flags["ds.adam_offload"] and flags["ds.zero_stage"] == 0:
         raise UserError("--ds.adam_offload needs --ds.zero_stage 1 or more: DeepSpeed ignores it at stage 0")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -174,7 +204,7 @@ def checkpoints_of(output: Path) -> Path:
 
 def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
     """What decides the trained weights: every flag but places and logs, and the content of what the paths point at."""
-    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers", "ref.log_probs", "eval.")
+    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers", "ref.log_probs", "eval.", "ds.ring")
     settings = {key: value for key, value in flags.items() if not key.startswith(places)}
     digest = hashlib.sha256()
     for path in flags["data.dataset"].split(","):
@@ -202,10 +232,8 @@ def already_trained(output: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def read_rows(
-    args: Any, fields: tuple[str, ...], model: Any, weights: bool = False, dataset: str | None = None
-) -> list[dict[str, Any]]:
-    """The token ids of the training set, or of another ``dataset``: ``fields`` of every row, each a list of ids that
+def read_rows(paths: str, fields: tuple[str, ...], model: Any, weights: bool = False) -> list[dict[str, Any]]:
+    """The token ids of a set, of files separated by commas: ``fields`` of every row, each a list of ids that
     ``model`` knows; its ``problem`` and ``weight``, if it has them; and with ``weights`` its ``step_ends`` and
     ``weights``, which another trainer must not pass over."""
     known = model.model.get_input_embeddings().num_embeddings
@@ -225,8 +253,7 @@ def read_rows(
         optional = tuple(field for field in ("problem", "weight") if field in row)
         return {field: row[field] for field in (*fields, *optional, *(("step_ends", "weights") if weights else ()))}
 
-    rows = itertools.chain.from_iterable(read_jsonl(file, parse) for file in (dataset or args.data.dataset).split(","))
-    return list(itertools.islice(rows, args.data.max_samples))
+    return list(itertools.chain.from_iterable(read_jsonl(file, parse) for file in paths.split(",")))
 
 
 def _check_weights(ends: Any, weights: Any, tokens: int) -> None:
@@ -264,20 +291,20 @@ def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:
     return actor
 
 
-def make_loader(args: Any, strategy: Any, dataset: Any) -> Any:
-    """The shuffled training loader; raises if it does not hold one whole update."""
+def make_loader(args: Any, strategy: Any, path: str, dataset: Any, for_training: bool = True) -> Any:
+    """The loader of a set, shuffled for training; raises if that does not hold one whole update."""
     loader = strategy.setup_dataloader(
         dataset,
         args.train.micro_batch_size,
         not cpu.without_cuda(),
-        True,
+        for_training,
         dataset.collate_fn,
+        drop_last=for_training,
         num_workers=args.data.dataloader_num_workers,
     )
-    if len(loader) * args.train.max_epochs < strategy.accumulated_gradient:
+    if for_training and len(loader) * args.train.max_epochs < strategy.accumulated_gradient:
         raise UserError(f"{len(dataset)} rows are less than one update of --train.batch_size {args.train.batch_size}")
-    dropped = dict(dataset.dropped)
-    strategy.print(f"{args.data.dataset}: {len(dataset)} rows kept, dropped: {dropped or 'none'}")
+    strategy.print(f"{path}: {len(dataset)} rows kept, dropped: {dict(dataset.dropped) or 'none'}")
     return loader
 
 
@@ -328,17 +355,38 @@ def load_checkpoint(args: Any, strategy: Any, model: Any) -> int:
         raise UserError(
             f"{path} holds checkpoints made with other settings: give another --ckpt.path, or remove that folder"
         )
-    if not (path / "latest").is_file():
+    tag = last_checkpoint(path)
+    if tag is None:
         return 0
-    _, states = strategy.load_ckpt(model.model, str(path))
-    consumed = states.get("consumed_samples", 0)
-    strategy.print(f"going on from {path} after {consumed} samples")
+    _, states = strategy.load_ckpt(model.model, str(path), tag)
+    consumed = states["consumed_samples"]
+    strategy.print(f"going on from {path / tag} after {consumed} samples")
     return consumed
 
 
+def last_checkpoint(path: Path) -> str | None:
+    """The folder in ``path`` of the last checkpoint that was written whole.
+
+    DeepSpeed names it in ``latest`` once all of it is written; OpenRLHF then puts a metric file into it. A kill
+    between opening and writing ``latest`` (deepspeed/runtime/engine.py:4951) leaves that empty.
+    """
+    named = (path / "latest").read_text(encoding="utf-8").strip() if (path / "latest").is_file() else ""
+    if named and (path / named).is_dir():
+        return named
+    whole = [folder for folder in path.iterdir() if (folder / _METRIC_FILE).is_file()]
+    return max(whole, key=lambda folder: folder.stat().st_mtime).name if whole else None
+
+
 def claim_checkpoints(args: Any, strategy: Any) -> None:
-    """Mark the checkpoint folder as this run's, so that a run with other settings does not go on from it."""
+    """Mark the checkpoint folder as this run's, so that a run with other settings does not go on from it, and remove
+    what a killed save left there: it is newer than the last whole checkpoint, so that OpenRLHF would drop that to make
+    room for the next one (utils/deepspeed/deepspeed.py:726)."""
     if args.ckpt.save_steps > 0 and strategy.is_rank_0():
+        path = Path(args.ckpt.path)
+        last = last_checkpoint(path) if path.is_dir() else None
+        for folder in path.iterdir() if path.is_dir() else ():
+            if folder.is_dir() and folder.name != last and not (folder / _METRIC_FILE).is_file():
+                shutil.rmtree(folder)
         os.makedirs(args.ckpt.path, exist_ok=True)
         temporary = Path(args.ckpt.path) / f".settings.{os.getpid()}.tmp"
         temporary.write_text(json.dumps(args.settings, indent=2), encoding="utf-8")
