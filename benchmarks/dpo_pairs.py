@@ -20,15 +20,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-EPOCHS = 2
-
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--problems", type=int, default=32, help="problems, each with --pairs pairs")
     made.add_argument("--pairs", type=int, default=8, help="pairs a problem")
+    made.add_argument("--epochs", type=int, default=2)
     made.add_argument("--batch_size", type=int, default=32, help="pairs an update")
     made.add_argument("--micro_batch_size", type=int, default=8, help="pairs a forward pass of the stock trainer")
+    made.add_argument(
+        "--max_tokens_per_gpu",
+        type=int,
+        default=0,
+        help="tokens of a forward pass of ours; 0: as many as the stock trainer's, with its pads",
+    )
+    made.add_argument("--lr", type=float, default=1e-5, help="peak learning rate")
     made.add_argument("--layers", type=int, default=4)
     made.add_argument("--width", type=int, default=256)
     made.add_argument("--vocabulary", type=int, default=8192)
@@ -100,9 +106,10 @@ def _run(kind: str, folder: Path) -> None:
     flags = argparse.ArgumentParser()
     setup.add_flags(flags)
     words = ["--model.model_name_or_path", str(folder / "model"), "--data.dataset", str(folder / "pairs.jsonl")]
-    words += ["--train.batch_size", str(shared["batch_size"]), "--train.max_epochs", str(EPOCHS)]
-    words += ["--ds.zero_stage", "0", "--adam.lr", "1e-5", "--ckpt.output_dir", str(folder / "out")]
+    words += ["--train.batch_size", str(shared["batch_size"]), "--train.max_epochs", str(shared["epochs"])]
+    words += ["--ds.zero_stage", "0", "--adam.lr", str(shared["lr"]), "--ckpt.output_dir", str(folder / "out")]
     words += ["--ds.attn_implementation", "sdpa"]
+    words += ["--logger.tensorboard_dir", str(folder), "--logger.wandb.run_name", kind]
     cpu.setup()
     from openrlhf.utils.config import hierarchize
 
@@ -121,14 +128,21 @@ def _run(kind: str, folder: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = setup.load_actor(args, strategy, str(folder / "model"), for_training=True)
     tokenizer = get_tokenizer(str(folder / "model"), model.model, "right", strategy)
-    common = {"strategy": strategy, "tokenizer": tokenizer, "beta": 0.1, "max_epochs": EPOCHS}
-    updates = len(rows) * EPOCHS // shared["batch_size"]
+    common = {"strategy": strategy, "tokenizer": tokenizer, "beta": 0.1, "max_epochs": shared["epochs"]}
+    updates = len(rows) * shared["epochs"] // shared["batch_size"]
     if kind == "stock":
         seconds = _stock(args, strategy, model, rows, updates, common, folder)
     else:
         seconds = _ours(args, strategy, model, rows, updates, common, folder, shared)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "peak": peak} | _states(model, copies=2 if kind == "stock" else 1)))
+
+
+def _states(model: Any, copies: int) -> dict[str, int]:
+    """Bytes of what stays in memory from update to update, and of the gradients: all of it known from the number of
+    parameters. ``copies`` of the weights: the policy's, and the reference's."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {"weights": 2 * count * copies, "optimizer": 12 * count, "gradients": 6 * count}
 
 
 def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, common: dict, folder: Path) -> float:
@@ -158,15 +172,14 @@ def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, commo
     data = Tokens()
     reference = setup.load_actor(args, strategy, str(folder / "model"), for_training=False)
     loader = strategy.setup_dataloader(data, args.train.micro_batch_size, False, True, data.collate_fn)
-    (model, optimizer, scheduler), reference = strategy.prepare(
-        (model, setup.optimizer_config(args, updates)), reference
-    )
+    model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
+    reference = strategy.prepare(reference)
     trainer = DPOTrainer(
         model=model, ref_model=reference, optim=optimizer, scheduler=scheduler, train_dataloader=loader,
         eval_dataloader=None, **common,
     )  # fmt: skip
     begin = time.monotonic()
-    trainer.fit(args, 0, updates // EPOCHS)
+    trainer.fit(args, 0, updates // args.train.max_epochs)
     return time.monotonic() - begin
 
 
@@ -182,9 +195,9 @@ def _ours(
     data = StepPairs(rows, 4096)
     # As many tokens at once as the padded batches of the stock trainer hold.
     longest = max(len(side) for pair in data.pairs for side in pair.sequences())
-    budget = 2 * longest * shared["micro_batch_size"]
-    plan = PairUpdates(data.pairs, args.train.batch_size, EPOCHS, 0, budget)
-    model, optimizer, scheduler = strategy.prepare((model, setup.optimizer_config(args, updates)))
+    budget = shared["max_tokens_per_gpu"] or 2 * longest * shared["micro_batch_size"]
+    plan = PairUpdates(data.pairs, args.train.batch_size, args.train.max_epochs, 0, budget)
+    model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
     begin = time.monotonic()
     reference = Reference(folder / f"{os.getpid()}.parquet", "start", "bf16")
     reference.add(model.model, plan, False)

@@ -36,6 +36,12 @@ def check_model(name: str, trust_remote_code: bool = False) -> Path:
     folder that carries code is refused here, before OpenRLHF sees it.
     """
     path = resolve(name)
+    if (path / "adapter_config.json").is_file():
+        base = _json(path / "adapter_config.json").get("base_model_name_or_path") or "BASE"
+        raise UserError(
+            f"{path} is a LoRA adapter: merge it with `python -m openrlhf.cli.lora_combiner --model_path {base} "
+            f"--lora_path {path} --output_path MERGED` and give MERGED"
+        )
     config = _config(path)
     if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         raise UserError(f"{path}: no weights in it (*.safetensors)")

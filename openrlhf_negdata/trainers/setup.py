@@ -86,14 +86,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--ds.lora.target_modules", nargs="*", default="all-linear", help="modules LoRA adapts")
     a("--ds.lora.dropout", type=float, default=0, help="LoRA dropout")
     a("--ds.use_liger_kernel", action=_FLAG, help="Liger kernels (CUDA)")
-    a("--ds.use_universal_ckpt", action=_FLAG, help="resume from a DeepSpeed universal checkpoint")
-    a(
-        "--ds.ring_attn_size",
-        type=int,
-        default=1,
-        help="ring attention of OpenRLHF: 1, its shards hold no whole answer",
-    )
-    a("--ds.tensor_parallel_size", type=int, default=1, help="DeepSpeed tensor parallelism")
+    a("--ds.ring_attn_size", type=int, default=1, help="ring attention: 1 alone")
+    a("--ds.tensor_parallel_size", type=int, default=1, help="DeepSpeed tensor parallelism: 1 alone")
     a("--ckpt.output_dir", required=True, help="folder the trained model is written to, whole or not at all")
     a("--ckpt.path", default=None, help="folder of resumable checkpoints (default: .<output_dir>.ckpt beside it)")
     a("--ckpt.save_steps", type=int, default=-1, help="updates between checkpoints; -1: none")
@@ -167,10 +161,11 @@ def _check(flags: dict[str, Any], output: Path) -> None:
         raise UserError(
             "--ckpt.max_num must be at least 2: a kill while the only checkpoint is replaced would lose it"
         )
-    if flags["ds.ring_attn_size"] != 1:
-        raise UserError(
-            "--ds.ring_attn_size must be 1: these trainers need whole sequences, and ring attention cuts them"
-        )
+    for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
+        if flags[flag] != 1:
+            raise UserError(
+                f"--{flag} must be 1: these trainers cut no sequence and no layer; ZeRO spreads a large model"
+            )
     for flag in ("ds.packing_samples", "ds.load_in_4bit", "ds.use_liger_kernel"):
         if flags.get(flag) and cpu.without_cuda():
             raise UserError(f"--{flag} needs CUDA")
@@ -181,7 +176,7 @@ def _check(flags: dict[str, Any], output: Path) -> None:
     if flags["ds.adam_offload"] and flags["ds.zero_stage"] == 0:
         raise UserError("--ds.adam_offload needs --ds.zero_stage 1 or more: DeepSpeed ignores it at stage 0")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if batch * flags["ds.tensor_parallel_size"] % (micro * processes):
+    if batch % (micro * processes):
         raise UserError(
             f"--train.batch_size {batch} is no multiple of --train.micro_batch_size {micro} x {processes} process(es)"
         )
@@ -351,10 +346,13 @@ def load_checkpoint(args: Any, strategy: Any, model: Any) -> int:
     path = Path(args.ckpt.path)
     if not (path / "settings.json").is_file():
         return 0
-    if json.loads((path / "settings.json").read_text(encoding="utf-8")) != args.settings:
-        raise UserError(
-            f"{path} holds checkpoints made with other settings: give another --ckpt.path, or remove that folder"
-        )
+    made = json.loads((path / "settings.json").read_text(encoding="utf-8"))
+    for key, value in _checkpoint_settings(args).items():
+        if made.get(key) != value:
+            raise UserError(
+                f"{path} holds checkpoints made with {key} = {made.get(key)!r}, not {value!r}: give another "
+                "--ckpt.path, or remove that folder"
+            )
     tag = last_checkpoint(path)
     if tag is None:
         return 0
@@ -362,6 +360,11 @@ def load_checkpoint(args: Any, strategy: Any, model: Any) -> int:
     consumed = states["consumed_samples"]
     strategy.print(f"going on from {path / tag} after {consumed} samples")
     return consumed
+
+
+def _checkpoint_settings(args: Any) -> dict[str, Any]:
+    """What a run must share with the checkpoints it goes on from: they are sharded over its processes."""
+    return args.settings | {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
 def last_checkpoint(path: Path) -> str | None:
@@ -389,7 +392,7 @@ def claim_checkpoints(args: Any, strategy: Any) -> None:
                 shutil.rmtree(folder)
         os.makedirs(args.ckpt.path, exist_ok=True)
         temporary = Path(args.ckpt.path) / f".settings.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(args.settings, indent=2), encoding="utf-8")
+        temporary.write_text(json.dumps(_checkpoint_settings(args), indent=2), encoding="utf-8")
         os.replace(temporary, Path(args.ckpt.path) / "settings.json")
 
 
