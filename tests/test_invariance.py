@@ -70,14 +70,18 @@ def runs(request, train, tiny_model, tmp_path_factory):
 
 
 SIZES = {
-    "train_step_dpo": [{"train.max_tokens_per_gpu": tokens} for tokens in (1, 90, 400)],
+    "train_step_dpo": [
+        {"train.max_tokens_per_gpu": 1},
+        {"train.max_tokens_per_gpu": 90},
+        {"train.max_tokens_per_gpu": 90, "train.separate_sequences_enable": True},
+    ],
     "train_advantage_weighted": [{"train.micro_batch_size": rows} for rows in (1, 2, 16)],
 }
 
 
 @pytest.mark.parametrize("size", range(3))
 def test_micro_batches_change_nothing(runs, size):
-    """Step DPO: one pair at a time, some, all. Advantage-weighted: 1 row x 16 = 2 x 8 = 16 x 1."""
+    """Step DPO: one pair at a time, some, some unshared. Advantage-weighted: 1 row x 16 = 2 x 8 = 16 x 1."""
     same(runs(f"size {size}", **SIZES[runs.trainer][size]), runs.plain)
 
 

