@@ -1,7 +1,9 @@
 """Our trainers: the schedule, what a kill leaves, what is trained on."""
 
+import importlib.util
 import json
 import random
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,6 +13,8 @@ import pytest
 from openrlhf_negdata import cpu
 from openrlhf_negdata.errors import UserError
 
+ON_CPU = pytest.mark.skipif(bool(shutil.which("nvidia-smi")), reason="the machine has CUDA")
+WITHOUT_WANDB = pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 TRAINERS = {
     "train_sft": ("response_ids",),
     "train_advantage_weighted": ("response_ids",),
@@ -207,10 +211,13 @@ def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(his
         ({"ckpt.max_num": 1}, "--ckpt.max_num must be at least 2: a kill while the only checkpoint is replaced"),
         ({"eval.dataset": "{folder}/none.jsonl"}, "no such file: {folder}/none.jsonl"),
         ({"ds.ring_attn_size": 2}, "--ds.ring_attn_size must be 1"),
-        ({"ds.param_dtype": "fp16"}, "--ds.param_dtype fp16 needs CUDA"),
-        ({"ds.load_in_4bit": None}, "--ds.load_in_4bit needs CUDA"),
+        ({"ds.tensor_parallel_size": 2}, "--ds.tensor_parallel_size must be 1"),
+        pytest.param({"ds.param_dtype": "fp16"}, "--ds.param_dtype fp16 needs CUDA", marks=ON_CPU),
+        pytest.param({"ds.load_in_4bit": None}, "--ds.load_in_4bit needs CUDA", marks=ON_CPU),
         ({"ds.adam_offload": None, "ds.zero_stage": 0}, "--ds.adam_offload needs --ds.zero_stage 1 or more"),
-        ({"logger.wandb.key": "k"}, "--logger.wandb.key needs wandb: pip install wandb"),
+        pytest.param(
+            {"logger.wandb.key": "k"}, "--logger.wandb.key needs wandb: pip install wandb", marks=WITHOUT_WANDB
+        ),
         (
             {"ckpt.path": "{folder}/new/checkpoints"},
             "--ckpt.path {folder}/new/checkpoints is inside --ckpt.output_dir",
