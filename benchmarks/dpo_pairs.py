@@ -114,7 +114,6 @@ def _run(kind: str, folder: Path) -> None:
     from openrlhf.utils.config import hierarchize
 
     args = hierarchize(flags.parse_args(words))
-    args.eval = argparse.Namespace(steps=-1)
     args.ref = argparse.Namespace(offload=False)
     args.model.label_smoothing = args.model.nll_loss_coef = args.model.positive_penalty = 0.0
     args.model.ipo_enable, args.model.aux_loss_coef, args.ds.packing_samples = False, 0.0, False

@@ -12,7 +12,7 @@ one that is done does nothing.
 import argparse
 import sys
 
-from openrlhf_negdata.trainers import setup
+from openrlhf_negdata.trainers import checkpoints, setup
 
 
 def train(args):
@@ -36,8 +36,8 @@ def train(args):
     loader = loader_of(args.data.dataset, for_training=True)
     updates = len(loader) * args.train.max_epochs // strategy.accumulated_gradient
     model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
-    consumed_samples = setup.load_checkpoint(args, strategy, model)
-    setup.claim_checkpoints(args, strategy)
+    consumed_samples = checkpoints.load(args, strategy, model)
+    checkpoints.claim(args, strategy)
     trainer = AdvantageWeightedTrainer(
         model=model,
         strategy=strategy,

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.trainers import setup
+from openrlhf_negdata.trainers import checkpoints, setup
 
 FIELDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -76,8 +76,8 @@ def train(args):
         reference.add(policy, updates_of(missing), separate)
         policy = other = None
 
-    consumed_samples = setup.load_checkpoint(args, strategy, model)
-    setup.claim_checkpoints(args, strategy)
+    consumed_samples = checkpoints.load(args, strategy, model)
+    checkpoints.claim(args, strategy)
     trainer = StepDPOTrainer(
         updates,
         reference.of(pairs),

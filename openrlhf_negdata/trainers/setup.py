@@ -21,10 +21,9 @@ from typing import Any
 from openrlhf_negdata import cpu, host, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_jsonl
+from openrlhf_negdata.trainers import checkpoints
 
 _FLAG = "store_true"
-#: What OpenRLHF puts into a checkpoint once it is written (DeepspeedStrategy.CKPT_METRIC_FILENAME).
-_METRIC_FILE = "metric.json"
 
 
 def add_row_flags(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +93,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a(
         "--ckpt.max_num",
         type=int,
-        default=2,
+        default=3,
         help="checkpoints kept, at least 2: the last good one stays while the next is written",
     )
     a("--ckpt.max_mem", type=int, default=int(1e8), help="GB of checkpoints kept, the one being written not counted")
@@ -135,7 +134,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
 
         args = hierarchize(flat)
         args.settings = settings
-        args.ckpt.path = args.ckpt.path or str(checkpoints_of(output))
+        args.ckpt.path = args.ckpt.path or str(checkpoints.folder_of(output))
         if args.ds.attn_implementation is None:
             args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else attention
         train(args)
@@ -183,18 +182,7 @@ def _check(flags: dict[str, Any], output: Path) -> None:
     for flag in ("ckpt.path", "logger.tensorboard_dir"):
         if flags[flag] and Path(flags[flag]).resolve().is_relative_to(output.resolve()):
             raise UserError(f"--{flag} {flags[flag]} is inside --ckpt.output_dir, which is written last and whole")
-    checkpoints = Path(flags["ckpt.path"] or checkpoints_of(output))
-    if checkpoints.exists() and not checkpoints.is_dir():
-        raise UserError(f"--ckpt.path {checkpoints} is not a folder")
-    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    # A run that is killed while it claims the folder leaves .settings.*.tmp alone.
-    if any(not name.startswith(".settings") for name in names) and "settings.json" not in names:
-        raise UserError(f"{checkpoints} is in the way: it holds something other than checkpoints of this command")
-
-
-def checkpoints_of(output: Path) -> Path:
-    """Where the checkpoints of ``output`` are kept unless told otherwise."""
-    return output.with_name(f".{output.name}.ckpt")
+    checkpoints.check(Path(flags["ckpt.path"] or checkpoints.folder_of(output)))
 
 
 def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
@@ -339,61 +327,6 @@ def prepare(args: Any, strategy: Any, model: Any, updates: int) -> Any:
             if "step" in state:
                 state["step"] = 0
     return model, optimizer, scheduler
-
-
-def load_checkpoint(args: Any, strategy: Any, model: Any) -> int:
-    """Go on from the last checkpoint, if a run with equal settings left one; returns the samples it had consumed."""
-    path = Path(args.ckpt.path)
-    if not (path / "settings.json").is_file():
-        return 0
-    made = json.loads((path / "settings.json").read_text(encoding="utf-8"))
-    for key, value in _checkpoint_settings(args).items():
-        if made.get(key) != value:
-            raise UserError(
-                f"{path} holds checkpoints made with {key} = {made.get(key)!r}, not {value!r}: give another "
-                "--ckpt.path, or remove that folder"
-            )
-    tag = last_checkpoint(path)
-    if tag is None:
-        return 0
-    _, states = strategy.load_ckpt(model.model, str(path), tag)
-    consumed = states["consumed_samples"]
-    strategy.print(f"going on from {path / tag} after {consumed} samples")
-    return consumed
-
-
-def _checkpoint_settings(args: Any) -> dict[str, Any]:
-    """What a run must share with the checkpoints it goes on from: they are sharded over its processes."""
-    return args.settings | {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
-
-
-def last_checkpoint(path: Path) -> str | None:
-    """The folder in ``path`` of the last checkpoint that was written whole.
-
-    DeepSpeed names it in ``latest`` once all of it is written; OpenRLHF then puts a metric file into it. A kill
-    between opening and writing ``latest`` (deepspeed/runtime/engine.py:4951) leaves that empty.
-    """
-    named = (path / "latest").read_text(encoding="utf-8").strip() if (path / "latest").is_file() else ""
-    if named and (path / named).is_dir():
-        return named
-    whole = [folder for folder in path.iterdir() if (folder / _METRIC_FILE).is_file()]
-    return max(whole, key=lambda folder: folder.stat().st_mtime).name if whole else None
-
-
-def claim_checkpoints(args: Any, strategy: Any) -> None:
-    """Mark the checkpoint folder as this run's, so that a run with other settings does not go on from it, and remove
-    what a killed save left there: it is newer than the last whole checkpoint, so that OpenRLHF would drop that to make
-    room for the next one (utils/deepspeed/deepspeed.py:726)."""
-    if args.ckpt.save_steps > 0 and strategy.is_rank_0():
-        path = Path(args.ckpt.path)
-        last = last_checkpoint(path) if path.is_dir() else None
-        for folder in path.iterdir() if path.is_dir() else ():
-            if folder.is_dir() and folder.name != last and not (folder / _METRIC_FILE).is_file():
-                shutil.rmtree(folder)
-        os.makedirs(args.ckpt.path, exist_ok=True)
-        temporary = Path(args.ckpt.path) / f".settings.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(_checkpoint_settings(args), indent=2), encoding="utf-8")
-        os.replace(temporary, Path(args.ckpt.path) / "settings.json")
 
 
 def save(args: Any, strategy: Any, model: Any, tokenizer: Any) -> None:

@@ -1,7 +1,8 @@
-"""Puts finished quickstart runs of one task into docs/results: their figures as JSON, and one page for all seeds.
+"""Puts finished runs of one recipe into docs/results: their figures as JSON, and one page for all seeds.
 The table of running_value goes into the README too.
 
 python recipes/quickstart/results.py running_value runs/running_value-seed0 runs/running_value-seed1 ...
+python recipes/quickstart/results.py rounds runs/rounds-seed0 runs/rounds-seed1 ...
 """
 
 import json
@@ -47,7 +48,8 @@ def results(task: str, seeds: dict[str, dict]) -> list[str]:
     first = next(iter(seeds.values()))
     arms = [arm for arm in first["arms"] if all(arm in summary["arms"] for summary in seeds.values())]
     named = {arm: arm for arm in arms}
-    lines = [f"# {task}", "", "Made by `recipes/quickstart/seeds.sh` from the JSON files beside this page.", ""]
+    recipe = "recipes/rounds/seeds.sh" if task == "rounds" else "recipes/quickstart/seeds.sh"
+    lines = [f"# {task}", "", f"Made by `{recipe}` from the JSON files beside this page.", ""]
     lines += ["## Test error by answer, %", "", *errors(seeds, "", named), ""]
     lines += ["## Test error by whole trace, %", "", *errors(seeds, "trace_", named), ""]
     lines += ["## Paired differences of test error by answer, points", "", *differences(seeds), ""]
@@ -58,8 +60,10 @@ def results(task: str, seeds: dict[str, dict]) -> list[str]:
     for arm in measured:
         means = [statistics.mean(s["q_by_step"][arm][i]["q"] for s in seeds.values()) for i in range(steps)]
         lines.append(f"| {arm} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
-    lines += ["", *search(task), "## Settings", "", "```"]
-    lines += [*Path(__file__).with_name(f"{task}.sh").read_text().splitlines()[1:], "```"]
+    lines += ["", *search(task)]
+    settings = Path(__file__).with_name(f"{task}.sh")
+    if settings.is_file():
+        lines += ["## Settings", "", "```", *settings.read_text().splitlines()[1:], "```"]
     return lines
 
 

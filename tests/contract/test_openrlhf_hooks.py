@@ -170,6 +170,94 @@ def test_hierarchize():
     assert parameters("utils/config.py", "hierarchize")
 
 
+def test_strategy_marks_a_whole_checkpoint():
+    names = {ast.unparse(node) for node in definition("utils/deepspeed/deepspeed.py", "DeepspeedStrategy").body}
+    assert "CKPT_METRIC_FILENAME = 'metric.json'" in names
+    code = source("utils/deepspeed/deepspeed.py", "DeepspeedStrategy.save_ckpt")
+    assert code.index("model.save_checkpoint(") < code.index("self._write_ckpt_metric(")
+    takes = parameters("utils/deepspeed/deepspeed.py", "DeepspeedStrategy.load_ckpt")
+    assert takes[:3] == ["model", "load_dir", "tag"]
+
+
+@pytest.mark.parametrize("trainer", ["DPOTrainer", "SFTTrainer"])
+def test_trainer_evaluates_as_it_logs(trainer):
+    path = f"trainer/{trainer[:3].lower()}_trainer.py"
+    assert parameters(path, f"{trainer}.evaluate") == ["eval_dataloader", "steps"]
+    code = source(path, f"{trainer}.save_logs_and_checkpoints")
+    assert "self.evaluate(self.eval_dataloader, global_step)" in code
+    assert "global_step % args.eval.steps == 0" in code
+
+
+@pytest.mark.parametrize("attribute", ["optimizer", "scheduler", "aux_loss", "epochs", "_wandb", "_tensorboard"])
+def test_sft_trainer_attribute(attribute):
+    assert f"self.{attribute} = " in source("trainer/sft_trainer.py", "SFTTrainer.__init__")
+
+
+def test_loss_is_normalised_over_the_whole_update():
+    assert parameters("utils/loss_utils.py", "iter_grad_accum_global_norm") == [
+        "data_iter",
+        "strategy",
+        "accumulated_gradient",
+        "mask_fn",
+    ]
+    takes = parameters("models/loss.py", "aggregate_loss")
+    assert takes[:2] == ["loss", "loss_mask"]
+    assert {"dp_size", "batch_num_tokens", "global_batch_size"} <= {*takes}
+
+
+def flags_of(path):
+    """The flags of one of OpenRLHF's commands and the code of their defaults."""
+    found = {}
+    for node in ast.walk(tree(path)):
+        if _called(node) == "add_argument":
+            more = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            default = more.get("default", "False" if "store_true" in more.get("action", "") else "None")
+            found |= {ast.literal_eval(name): default for name in node.args}
+    return found
+
+
+#: Flags of OpenRLHF's commands that ours do without. Sets are token ids, so none of text is needed.
+WITHOUT = {
+    *("--ckpt.disable_ds", "--ckpt.load_enable", "--ckpt.save_hf", "--data.apply_chat_template", "--data.chosen_key"),
+    *("--data.dataset_probs", "--data.dataset_split", "--data.disable_fast_tokenizer", "--data.input_key"),
+    *("--data.input_template", "--data.multiturn", "--data.output_key", "--data.prompt_key", "--data.rejected_key"),
+    *("--data.tokenizer_chat_template", "--ds.deepcompile", "--ds.ring_attn_head_stride", "--ds.use_universal_ckpt"),
+    *("--eval.split", "--model.pretrain_mode_enable", "--muon.nesterov", "--muon.no_nesterov", "--muon.ns_steps"),
+    "--use_ms",
+}
+#: Flags whose defaults are our own: where OpenRLHF's commands differ from each other, or name files of theirs.
+OWN_DEFAULT = {
+    *("--adam.lr", "--ckpt.output_dir", "--ckpt.path", "--data.max_len", "--data.max_samples"),
+    *("--ds.attn_implementation", "--logger.wandb.project", "--logger.wandb.run_name", "--train.max_epochs"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        ("train_sft", set()),
+        (
+            "train_dpo",  # those that train_step_dpo adds, and those of rows
+            {"--model.beta", "--model.ipo_enable", "--model.label_smoothing", "--model.nll_loss_coef"}
+            | {"--ref.model_name_or_path", "--ref.offload"},
+        ),
+    ],
+)
+def test_flags(command, other):
+    import argparse
+
+    from openrlhf_negdata.trainers import setup
+
+    parser = argparse.ArgumentParser()
+    setup.add_flags(parser)
+    setup.add_row_flags(parser)
+    ours = {action.option_strings[0]: action.default for action in parser._actions}
+    theirs = flags_of(f"cli/{command}.py")
+    assert {*theirs} - {*ours} - WITHOUT == other
+    for flag in {*theirs} & {*ours} - OWN_DEFAULT:
+        assert eval(theirs[flag]) == ours[flag], flag  # the code is a literal, or int(1e8)
+
+
 # What shared-prefix packing builds on, in DeepSpeed and transformers.
 
 
@@ -405,6 +493,16 @@ def test_pitfall_sft_dataset_strips_newlines_and_appends_eos():
 def test_pitfall_torch_hands_the_linker_its_own_path_unquoted():
     source = Path(importlib.util.find_spec("torch").submodule_search_locations[0], "utils", "cpp_extension.py")
     assert "extra_ldflags.append(f'-L{TORCH_LIB_PATH}')" in source.read_text(encoding="utf-8")
+
+
+def test_pitfall_at_stage_0_deepspeed_makes_an_update_before_the_first():
+    from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    for optimizer, groups in ((FP16_Optimizer, "fp32_groups_flat"), (FP16_UnfusedOptimizer, "fp32_groups")):
+        code = inspect.getsource(optimizer.initialize_optimizer_states)
+        assert "self.optimizer.step()" in code
+        assert f"self.{groups}" in code
 
 
 def test_pitfall_models_and_tokenizers_run_their_own_code():
