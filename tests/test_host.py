@@ -1,0 +1,52 @@
+"""Another release of OpenRLHF is refused with one line."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from openrlhf_negdata import host
+from openrlhf_negdata.errors import UserError
+
+
+def test_the_supported_release_and_its_local_builds_pass(monkeypatch):
+    host.check_release()
+    monkeypatch.setattr(metadata, "version", lambda name: "0.11.2+cu128")
+    host.check_release()
+
+
+@pytest.mark.parametrize("release", ["0.11.1", "0.11.3", "0.12.0"])
+def test_any_other_is_refused(monkeypatch, release):
+    monkeypatch.setattr(metadata, "version", lambda name: release)
+    with pytest.raises(UserError, match=f"^openrlhf {release} is installed, and openrlhf 0.11.2 is the release"):
+        host.check_release()
+
+
+def test_so_is_none(monkeypatch):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(UserError, match="^no openrlhf is installed"):
+        host.check_release()
+
+
+def test_a_trainer_refuses_it_with_one_line(tiny_model, tmp_path):
+    """The command line of a trainer, where the first openrlhf on the path is another release."""
+    other = tmp_path / "openrlhf-0.11.1.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: openrlhf\nVersion: 0.11.1\n")
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt_ids": [3], "chosen_ids": [4], "rejected_ids": [5]}\n')
+    words = ["--model.model_name_or_path", tiny_model, "--data.dataset", data, "--ckpt.output_dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "openrlhf_negdata.cli.train_step_dpo", *map(str, words)],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("train_step_dpo: error: openrlhf 0.11.1 is installed, and openrlhf 0.11.2 is")
+    assert len(done.stderr.splitlines()) == 1
