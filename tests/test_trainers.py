@@ -160,7 +160,8 @@ def test_kills_during_a_save_leave_the_last_good_checkpoint(history, train):
 
     output, texts = history.folder / "torn", []
     for die in (["checkpoint", 4], ["checkpoint", 4], ["latest", 6], None):
-        status, text = train(module(history.trainer), flags(history.trainer, history.model, history.data, output), die)
+        words = flags(history.trainer, history.model, history.data, output, **{"ckpt.max_num": 2})
+        status, text = train(module(history.trainer), words, die)
         texts.append(text)
         assert status == (-9 if die else 0), text
         if die:
