@@ -50,3 +50,17 @@ def test_a_trainer_refuses_it_with_one_line(tiny_model, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("train_step_dpo: error: openrlhf 0.11.1 is installed, and openrlhf 0.11.2 is")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("trainer", ["train_sft", "train_advantage_weighted", "train_step_dpo"])
+def test_help_gives_every_flag_its_default_and_an_unknown_flag_two_lines(trainer):
+    command = [sys.executable, "-m", f"openrlhf_negdata.cli.{trainer}"]
+    text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--adam.lr ADAM.LR     peak learning rate (default: 1e-06)" in text
+    assert "(default: None)" not in text
+    words = ["--model.model_name_or_path", "m", "--data.dataset", "d", "--ckpt.output_dir", "o", "--adam.lrr", "1"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    usage, error = done.stderr.splitlines()
+    assert usage.startswith(f"usage: {trainer} --model.model_name_or_path MODEL")
+    assert error == f"{trainer}: error: unrecognized arguments: --adam.lrr 1"

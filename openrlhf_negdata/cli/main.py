@@ -10,6 +10,7 @@ import warnings
 
 from openrlhf_negdata import __version__
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.help import HelpFormatter
 
 COMMANDS = {
     "doctor": "say what this machine has, what is missing, and the command that mends it",
@@ -25,13 +26,6 @@ COMMANDS = {
     "evaluate": "measure the test error of one or more policies, with intervals over problems",
     "report": "one table, and one HTML page with plots and coloured traces",
 }
-
-
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the paragraphs of a module's docstring and adds the default to every flag that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         # Only the chosen command is imported: `negdata grade` must not wait for torch or vllm.
         modules[name] = importlib.import_module(f"openrlhf_negdata.cli.{name}")
         command = commands.add_parser(
-            name, help=summary, description=modules[name].__doc__, formatter_class=_Formatter, allow_abbrev=False
+            name, help=summary, description=modules[name].__doc__, formatter_class=HelpFormatter, allow_abbrev=False
         )
         modules[name].add_arguments(command)
     args = parser.parse_args(argv, argparse.Namespace(words=argv[1:]))

@@ -9,7 +9,6 @@ that was killed goes on from its last checkpoint (--ckpt.save_steps) when run ag
 nothing.
 """
 
-import argparse
 import sys
 
 from openrlhf_negdata.trainers import checkpoints, setup
@@ -55,9 +54,6 @@ def train(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="train_sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    setup.add_flags(parser)
+    parser = setup.make_parser("train_sft", __doc__)
     setup.add_row_flags(parser)
     sys.exit(setup.run(parser, train))

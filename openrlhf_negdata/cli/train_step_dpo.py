@@ -11,7 +11,6 @@ that was killed goes on from its last checkpoint (--ckpt.save_steps) when run ag
 nothing.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -98,13 +97,7 @@ def train(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="train_step_dpo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    setup.add_flags(parser)
+    parser = setup.make_parser("train_step_dpo", __doc__)
     parser.add_argument(
         "--train.max_tokens_per_gpu",
         type=int,

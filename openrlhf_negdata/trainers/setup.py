@@ -21,9 +21,23 @@ from typing import Any
 from openrlhf_negdata import cpu, host, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_jsonl
+from openrlhf_negdata.help import HelpFormatter
 from openrlhf_negdata.trainers import checkpoints
 
 _FLAG = "store_true"
+
+
+def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The parser of the command line ``name``, with the flags of :func:`add_flags`."""
+    parser = argparse.ArgumentParser(
+        prog=name,
+        usage=f"{name} --model.model_name_or_path MODEL --data.dataset ROWS --ckpt.output_dir OUT [flags]",
+        description=doc,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    add_flags(parser)
+    return parser
 
 
 def add_row_flags(parser: argparse.ArgumentParser) -> None:
