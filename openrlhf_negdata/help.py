@@ -9,4 +9,5 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Keeps the paragraphs of a module's docstring and adds the default to every flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        without = action.default is None or action.default is False  # 0 is a default worth telling
+        return action.help if without else super()._get_help_string(action)
