@@ -256,6 +256,33 @@ def test_losses_by_hand():
     assert loss(-1.0, -3.0, positive_penalty=2.0) == pytest.approx(math.log(2))
 
 
+def test_the_loss_of_a_pair_with_its_nll_and_weight_by_hand(cpu_host, monkeypatch):
+    """Log-probabilities of -4 (chosen, 4 tokens) and -6 (rejected, 3 tokens) against -5 and -5 of the reference: log-
+    ratios of 1 and -1, so with beta = 0.5 0.313262 as above. NLL a token: 4 / 4 = 1. With a coefficient of 0.1 and a
+    weight of 3: 3 x (0.313262 + 0.1 x 1) = 1.239786; in an update of two pairs on one process, half of that: 0.619893.
+
+    Logged, as this pair's half: rewards 0.5 x (1, -1) / 2 = (0.25, -0.25), margin 0.5, accuracy 1/2, and kl
+    -(1 - 1) / 7 = 0.
+    """
+    from openrlhf_negdata.datasets.tokens import Pair
+    from openrlhf_negdata.trainers import step_dpo
+
+    monkeypatch.setattr(step_dpo, "sides", lambda *_: (torch.tensor([-4.0, -6.0]), torch.tensor([4, 3])))
+    trainer = step_dpo.StepDPOTrainer.__new__(step_dpo.StepDPOTrainer)
+    trainer.model = torch.nn.Linear(1, 1)
+    trainer.model.model, trainer.separate, trainer.beta = None, False, 0.5
+    trainer.updates = SimpleNamespace(ranks=1)
+    trainer.loss_fn = step_dpo.DPOLoss(0.5)
+    trainer.args = SimpleNamespace(model=SimpleNamespace(nll_loss_coef=0.1))
+    value, logged = trainer.step_loss([[Pair(0, "p", [1], [2], [3], weight=3.0)]], [(-5.0, -5.0)], total=2)
+    assert value.item() == pytest.approx(0.619893, abs=1e-6)
+    assert logged == pytest.approx(
+        {"loss": 3 * 0.313262 / 2, "acc": 0.5, "chosen_reward": 0.25, "reject_reward": -0.25, "margin": 0.5}
+        | {"chosen_logp": -2.0, "reject_logp": -3.0, "kl": 0.0, "nll": 0.5},
+        abs=1e-6,
+    )
+
+
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.2}, {"ipo": True}])
 def test_losses_are_those_of_openrlhf(cpu_host, settings):
     from openrlhf.models.loss import DPOLoss as Theirs

@@ -377,6 +377,22 @@ def test_a_token_weighs_what_its_step_does():
     ]
 
 
+def test_the_weighted_loss_by_hand(actor):
+    """Three counted tokens of -log p = 1, 2 and 3 with weights 2, 1/2 and -1, and one that is not counted:
+    loss (2 x 1 + 1/2 x 2 - 1 x 3) / 3 = 0, NLL (1 + 2 + 3) / 3 = 2, mean weight 1.5 / 3 = 0.5,
+    effective (2 + 1/2 + 1)^2 / (3 x (4 + 1/4 + 1)) = 12.25 / 15.75 = 0.777778."""
+    import torch
+    from openrlhf.models.loss import aggregate_loss
+
+    from openrlhf_negdata.trainers.advantage_weighted import _means, _sums
+
+    log_probs = torch.tensor([[-1.0, -2.0], [-3.0, -9.0]])
+    counted, weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.5], [-1.0, 0.0]])
+    assert aggregate_loss(-log_probs * weights, counted).item() == pytest.approx(0, abs=1e-6)
+    means = _means(_sums(log_probs, counted, weights))
+    assert means == pytest.approx({"loss": 0, "nll": 2, "mean_weight": 0.5, "effective": 0.777778}, abs=1e-6)
+
+
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_the_weighted_loss_is_that_of_the_whole_update(train, tiny_model, tmp_path, fp32_log_probabilities, micro):
     """One update of four answers: - sum w log p / tokens, however many micro-batches it takes."""
