@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -65,14 +66,9 @@ class WeightedDataset(TokenSFTDataset):
 
     def token_weights(self) -> torch.Tensor:
         """The weights of all tokens of all responses, of shape (tokens,)."""
-        starts = [[0, *row["step_ends"][:-1]] for row in self.rows]
-        lengths = [
-            end - start
-            for row, some in zip(self.rows, starts, strict=True)
-            for start, end in zip(some, row["step_ends"], strict=True)
-        ]
+        lengths = [end - start for row in self.rows for start, end in pairwise([0, *row["step_ends"]])]
         weights = [weight for row in self.rows for weight in row["weights"]]
-        return torch.repeat_interleave(torch.tensor(weights), torch.tensor(lengths))
+        return torch.repeat_interleave(torch.tensor(weights, dtype=torch.float), torch.tensor(lengths))
 
     def collate_fn(self, items: list[Any]) -> tuple[torch.Tensor, ...]:
         padded = super().collate_fn([item[:3] for item in items])

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import torch
 from openrlhf.models.loss import aggregate_loss
 from openrlhf.trainer.sft_trainer import SFTTrainer
@@ -109,8 +110,9 @@ class AdvantageWeightedTrainer(SFTTrainer):
     def _log_weights(self, step: int) -> None:
         """Of the set: each token's weight."""
         weights = self.train_dataloader.dataset.token_weights()
-        quartiles = ", ".join(f"{value:.3g}" for value in torch.quantile(weights, torch.linspace(0, 1, 5)).tolist())
-        negative = (weights < 0).float().mean().item()
+        # torch.quantile takes no more than 2^24 values, which a large set has.
+        quartiles = ", ".join(f"{value:.3g}" for value in np.quantile(weights.numpy(), (0, 0.25, 0.5, 0.75, 1)))
+        negative = (weights < 0).double().mean().item()
         self.strategy.print(f"weights of tokens, quartiles: {quartiles}; {100 * negative:.1f} % are negative")
         if self._wandb is not None and self.strategy.is_rank_0():
             self._wandb.log({"train/weights": self._wandb.Histogram(weights.numpy()), "train/global_step": step})
