@@ -375,6 +375,7 @@ def test_a_token_weighs_what_its_step_does():
         [0, 0.5, -2, -2, 3, 0],
         [7, 0, 0, 0, 0, 0],
     ]
+    assert dataset.token_weights().tolist() == [0.5, -2, -2, 3, 7]
 
 
 def test_the_weighted_loss_by_hand(actor):
