@@ -17,6 +17,8 @@ from openrlhf.trainer.sft_trainer import SFTTrainer
 from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
 from tqdm import tqdm
 
+from openrlhf_negdata.trainers.logs import close, log_evaluation
+
 
 class AdvantageWeightedTrainer(SFTTrainer):
     """Batches are those of :class:`openrlhf_negdata.datasets.tokens.WeightedDataset`."""
@@ -71,10 +73,7 @@ class AdvantageWeightedTrainer(SFTTrainer):
                     args, consumed_samples // args.train.batch_size, bar, logs, client_states
                 )
                 begin = time.monotonic()
-        if self._wandb is not None and self.strategy.is_rank_0():
-            self._wandb.finish()
-        if self._tensorboard is not None and self.strategy.is_rank_0():
-            self._tensorboard.close()
+        close(self)
 
     def evaluate(self, eval_dataloader: Any, steps: int = 0) -> None:
         """Log loss and NLL a token of held-out rows."""
@@ -85,13 +84,7 @@ class AdvantageWeightedTrainer(SFTTrainer):
                 sums.update(_sums(*self._forward(batch)[:3]))
         self.model.train()
         means = _means(self.strategy.all_reduce(dict(sums), "sum"))
-        logs = {f"eval/{name}": means[name] for name in ("loss", "nll")}
-        if self._wandb is not None and self.strategy.is_rank_0():
-            self._wandb.log(logs | {"eval/global_step": steps})
-        elif self._tensorboard is not None and self.strategy.is_rank_0():
-            for name, value in logs.items():
-                self._tensorboard.add_scalar(name, value, steps)
-        self.strategy.print(f"update {steps}: " + ", ".join(f"{name} {value:.4g}" for name, value in logs.items()))
+        log_evaluation(self, {name: means[name] for name in ("loss", "nll")}, steps)
 
     def _forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
         """Log-probabilities, 0/1 mask and weights of the tokens but for the first, all of shape (rows, tokens - 1);

@@ -18,6 +18,7 @@ import torch
 from openrlhf.trainer.dpo_trainer import DPOTrainer
 from tqdm import tqdm
 
+from openrlhf_negdata.trainers.logs import close, log_evaluation
 from openrlhf_negdata.trainers.losses import DPOLoss
 from openrlhf_negdata.trainers.updates import MicroBatch, PairUpdates, sides
 
@@ -73,9 +74,7 @@ class StepDPOTrainer(DPOTrainer):
             logs |= {"grad_norm": self.strategy.get_grad_norm(self.model), "lr": self.scheduler.get_last_lr()[0]}
             bar.set_postfix({key: f"{value:.3g}" for key, value in logs.items()}, refresh=False)
             self.save_logs_and_checkpoints(args, step, bar, logs, {"consumed_samples": step * args.train.batch_size})
-        for writer, close in ((self._wandb, "finish"), (self._tensorboard, "close")):
-            if writer is not None and self.strategy.is_rank_0():
-                getattr(writer, close)()
+        close(self)
 
     def evaluate(self, eval_dataloader: Any, steps: int = 0) -> None:
         """Log what is logged of an update for the held-out pairs."""
@@ -88,13 +87,7 @@ class StepDPOTrainer(DPOTrainer):
                 for pairs in micro_batches:
                     seen.update(self.step_loss(pairs, reference, len(updates.pairs))[1])
         self.model.train()
-        logs = {f"eval/{name}": value for name, value in self.strategy.all_reduce(dict(seen)).items()}
-        if self._wandb is not None and self.strategy.is_rank_0():
-            self._wandb.log(logs | {"eval/global_step": steps})
-        elif self._tensorboard is not None and self.strategy.is_rank_0():
-            for name, value in logs.items():
-                self._tensorboard.add_scalar(name, value, steps)
-        self.strategy.print(f"update {steps}: " + ", ".join(f"{name} {value:.4g}" for name, value in logs.items()))
+        log_evaluation(self, self.strategy.all_reduce(dict(seen)), steps)
 
     def step_loss(
         self, rows: MicroBatch, known: Sequence[tuple[float, float]], total: int
