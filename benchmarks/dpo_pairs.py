@@ -16,8 +16,11 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 
@@ -96,6 +99,29 @@ def in_turn(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, 
             runs.append(measure(kind, folder))
             print(f"{kind}: {runs[-1]['seconds']:.1f} s, peak {runs[-1]['peak'] / 2**20:,.0f} MiB", flush=True)
     return found
+
+
+def compare_speed(
+    doc: str | None, make_pairs: Callable[[argparse.Namespace, random.Random], list[dict[str, Any]]]
+) -> None:
+    """Both sides in turn on these pairs: pairs a second, the floor that distinct tokens set, and the ratio."""
+    args = parser(doc).parse_args()
+    pairs = make_pairs(args, random.Random(0))
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder), args, pairs)
+        found = in_turn(args, Path(folder))
+    stock, ours = (median(run["seconds"] for run in found[kind]) for kind in ("stock", "ours"))
+    longest = max(
+        len(pair["prompt_ids"]) + len(pair[side]) for pair in pairs for side in ("chosen_ids", "rejected_ids")
+    )
+    padded = 2 * longest * len(pairs)
+    # Of four passes a token (forward, backward as two, reference), the reference is computed in one epoch alone.
+    floor = 4 * args.epochs * padded / ((3 * args.epochs + 1) * distinct(pairs))
+    print(
+        f"{len(pairs)} pairs, {padded:,} tokens with pads, {distinct(pairs):,} distinct: by tokens alone {floor:.2f}"
+    )
+    print(f"stock {args.epochs * len(pairs) / stock:.1f} pairs/s, ours {args.epochs * len(pairs) / ours:.1f} pairs/s")
+    print(f"ratio {stock / ours:.2f}")
 
 
 def _run(kind: str, folder: Path) -> None:

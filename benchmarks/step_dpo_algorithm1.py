@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import argparse
 import random
-import tempfile
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-from dpo_pairs import distinct, in_turn, parser, prepare, tokens
+from dpo_pairs import compare_speed, tokens
 
 
 def make_pairs(args: argparse.Namespace, draw: random.Random) -> list[dict[str, Any]]:
@@ -33,22 +30,5 @@ def make_pairs(args: argparse.Namespace, draw: random.Random) -> list[dict[str, 
     return pairs
 
 
-def main() -> None:
-    args = parser(__doc__).parse_args()
-    pairs = make_pairs(args, random.Random(0))
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder), args, pairs)
-        found = in_turn(args, Path(folder))
-    stock, ours = (median(run["seconds"] for run in found[kind]) for kind in ("stock", "ours"))
-    padded = 2 * 210 * len(pairs)
-    # Of four passes a token (forward, backward as two, reference), the reference is computed in one epoch alone.
-    floor = 4 * args.epochs * padded / ((3 * args.epochs + 1) * distinct(pairs))
-    print(
-        f"{len(pairs)} pairs, {padded:,} tokens with pads, {distinct(pairs):,} distinct: by tokens alone {floor:.2f}"
-    )
-    print(f"stock {args.epochs * len(pairs) / stock:.1f} pairs/s, ours {args.epochs * len(pairs) / ours:.1f} pairs/s")
-    print(f"ratio {stock / ours:.2f}")
-
-
 if __name__ == "__main__":
-    main()
+    compare_speed(__doc__, make_pairs)
