@@ -11,12 +11,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from openrlhf_negdata.analysis import page, report
+from openrlhf_negdata.analysis import page, tables
 from openrlhf_negdata.analysis.intervals import wilson
+from openrlhf_negdata.analysis.summary import Arm, read_evaluation, summarize
+from openrlhf_negdata.analysis.traces import ShownTrace, choose_traces
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.rollouts.store import Run, StepValues, Trace
-from openrlhf_negdata.tasks import Problem
+from openrlhf_negdata.tasks import OUTCOMES, Problem
 
 HOSTILE = (
     "</td></li></style><script>alert(1)</script><img src=x onerror='alert(1)'>\" onmouseover=\"alert(1) &lt;b&gt;"
@@ -90,7 +92,7 @@ def shown(steps, correct, outcome, count=None, **changes):
     ends = list(range(1, len(steps) + 1))
     values = StepValues("p", 0, ends, correct, count or [4] * len(steps))
     texts = {"title": "p, sample 0", "question": "1 +1 ?", "gold": "r2", "answer": "r1", **changes}
-    return report.ShownTrace(outcome=outcome, steps=steps, values=values, **texts)
+    return ShownTrace(outcome=outcome, steps=steps, values=values, **texts)
 
 
 class Elements(HTMLParser):
@@ -130,22 +132,55 @@ def test_summary_figures_equal_those_worked_by_hand(inputs, tmp_path, capsys):
 
 
 def test_step_dpo_is_compared_with_sft_and_with_the_best_arm_of_right_answers(inputs):
-    differences = report.summarize(*report.read_evaluation(inputs[0]), {})["differences"]
+    differences = summarize(*read_evaluation(inputs[0]), {})["differences"]
     found = {(row["arm"], row["minus"]): row["difference"] for row in differences}
     assert found == pytest.approx({("rft", "sft"): -0.3, ("step_dpo", "sft"): -0.4, ("step_dpo", "rft"): -0.1})
     assert all(row["low"] <= row["difference"] <= row["high"] for row in differences)
 
 
+def test_step_dpo_is_compared_with_naive_dpo_first_of_all(tmp_path):
+    arms, _ = read_evaluation(evaluation(tmp_path, *(arm(name, [0, 1]) for name in ("sft", "dpo", "step_dpo", "awr"))))
+    pairs = [(row["arm"], row["minus"]) for row in summarize(arms, {}, {})["differences"]]
+    assert pairs == [("step_dpo", "dpo"), ("step_dpo", "sft"), ("dpo", "sft"), ("awr", "sft")]
+
+
+def test_any_two_arms_are_compared_when_asked(inputs, tmp_path, capsys):
+    command = ["report", "--evaluation", str(inputs[0]), "--output", str(tmp_path / "out"), "--compare"]
+    assert main([*command, "rft:step_dpo"]) == 0
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text())["differences"]
+    assert (rows[0]["arm"], rows[0]["minus"], rows[0]["difference"]) == ("rft", "step_dpo", pytest.approx(0.1))
+    for asked, message in (("rft:dpo", "no arm dpo"), ("rft", "write A:B")):
+        assert main([*command, asked]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_terminal_and_markdown_and_the_page_tell_the_same_figures(inputs):
+    arms, settings = read_evaluation(inputs[0])
+    table = tables.of_summary(summarize(arms, settings, {}))["errors"]
+    html = Elements(tables.as_html(table)).text
+    markdown = "\n".join(tables.as_markdown(table))
+    cells = [cell for row in table.rows for cell in row if cell]
+    assert "50.0 [29.9, 70.1]" in cells
+    assert all(cell in html and cell in markdown for cell in cells)
+
+
+def test_a_table_too_wide_for_the_terminal_leaves_out_its_intervals_and_says_so():
+    table = tables.Table("Q", ["steps", *"abcdefgh"], [["0", *["0.51 [0.50, 0.52]"] * 8]])
+    wide, narrow = (tables.for_terminal(table, width) for width in (300, 119))
+    assert ("intervals" in wide.title, "intervals" in narrow.title) == (False, True)
+    assert [str(cell) for cell in narrow.columns[1].cells] == ["0.51"]
+
+
 def test_q_of_no_rollouts_is_left_out_not_counted_as_zero(tmp_path):
     q = {"correct": [[0, 4], [4, 4]], "count": [[0, 4], [4, 4]]}
-    arms, _ = report.read_evaluation(evaluation(tmp_path, arm("sft", [0, 1], q_by_step=q)))
-    rows = report.summarize(arms, {}, {})["q_by_step"]["sft"]
+    arms, _ = read_evaluation(evaluation(tmp_path, arm("sft", [0, 1], q_by_step=q)))
+    rows = summarize(arms, {}, {})["q_by_step"]["sft"]
     assert (rows[0]["q"], rows[0]["problems"]) == (1.0, 1)
 
 
 def test_arms_stand_in_the_order_of_the_paper_then_by_name(tmp_path):
     names = ["zeta", "awr", "step_dpo_pit", "step_dpo", "dpo", "rft", "control", "sft", "base"]
-    arms, _ = report.read_evaluation(evaluation(tmp_path, *(arm(name, [0, 1]) for name in names)))
+    arms, _ = read_evaluation(evaluation(tmp_path, *(arm(name, [0, 1]) for name in names)))
     assert [row.name for row in arms] == [
         "base", "sft", "control", "rft", "dpo", "step_dpo", "step_dpo_pit", "awr", "zeta"
     ]  # fmt: skip
@@ -178,10 +213,9 @@ def test_standard_output_ends_with_plain_tables_of_every_figure(inputs, tmp_path
     assert "\x1b" not in text
     assert max(map(len, text.splitlines()[1:])) <= 119
     assert re.search(r"sft +50\.0 \[29\.9, 70\.1\] +75\.0 \[53\.1, 88\.8\]", text)
-    assert "step_dpo less rft" in text
-    assert [text.index(word) for word in ("Test error", "Mean Q", "Time by stage")] == sorted(
-        text.index(word) for word in ("Test error", "Mean Q", "Time by stage")
-    )
+    assert re.search(r"step_dpo +rft +-10\.0 \[", text)
+    at = [text.index(word) for word in ("Test error", "Difference of", "Mean Q", "Time by stage")]
+    assert at == sorted(at)
     assert text.rstrip().endswith("1 min 14 s")
 
 
@@ -204,11 +238,11 @@ def test_no_text_of_an_input_becomes_html(field):
 
     def rendered(traces, name, setting, stage):
         arms = [
-            report.Arm("sft", "m", "t", [0, 1], None, {}, [[0.5]]),
-            report.Arm(name, "m", "t", [0, 1], None, {}, [[1]]),
+            Arm("sft", "m", "t", [0, 1], None, {}, [[0.5]]),
+            Arm(name, "m", "t", [0, 1], None, {}, [[1]]),
         ]
-        arms = [report.Arm(**{**vars(row), "outcomes": dict.fromkeys(report.OUTCOMES, 0)}) for row in arms]
-        summary = report.summarize(arms, {setting: [setting]}, {stage: 1.0})
+        arms = [Arm(**{**vars(row), "outcomes": dict.fromkeys(OUTCOMES, 0)}) for row in arms]
+        summary = summarize(arms, {setting: [setting]}, {stage: 1.0})
         return Elements(page.page(summary, "task", traces, Counter(wrong=1)))
 
     plain = rendered(harmless, "other", "setting", "stage")
@@ -265,12 +299,12 @@ def test_traces_are_half_wrong_half_correct_and_span_deep_and_shallow_drops(tmp_
     wrong = [("wrong", [4, q]) for q in (0, 1, 2, 3, 4)]
     correct = [("correct", [4, q]) for q in (4, 3, 2, 1, 0)]
     run = value_run(tmp_path / "run", [*correct, *wrong, ("truncated", [4, 0])])
-    traces, outcomes = report.choose_traces(run, 6, decode=lambda ids: f"<{ids}>")
+    traces, outcomes = choose_traces(run, 6, decode=lambda ids: f"<{ids}>")
     assert Counter(trace.outcome for trace in traces) == {"wrong": 3, "correct": 3}
     assert outcomes == {"wrong": 5, "correct": 5, "truncated": 1}
     assert [min(trace.advantages) for trace in traces] == [-1, -0.75, -0.5, -1, -0.5, 0]
     assert traces[0].steps == ["<[0]>", "<[1]>"]
-    assert report.choose_traces(run, 6, decode=lambda ids: f"<{ids}>")[0] == traces
+    assert choose_traces(run, 6, decode=lambda ids: f"<{ids}>")[0] == traces
 
 
 @pytest.mark.parametrize(
@@ -291,12 +325,12 @@ def test_a_malformed_arm_is_refused_by_the_name_of_its_file(tmp_path, changes, m
     folder = evaluation(tmp_path, arm("sft", [0, 1]))
     (folder / "sft.json").write_text(json.dumps(arm("sft", [0, 1]) | changes))
     with pytest.raises(UserError, match=r"sft\.json.*" + re.escape(message)):
-        report.read_evaluation(folder)
+        read_evaluation(folder)
 
 
 def test_arms_on_different_problems_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"sft\.json has 3 problems.*same problems"):
-        report.read_evaluation(evaluation(tmp_path, arm("base", [0, 1]), arm("sft", [0, 1, 1])))
+        read_evaluation(evaluation(tmp_path, arm("base", [0, 1]), arm("sft", [0, 1, 1])))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +386,7 @@ def test_values_without_a_tokenizer_exit_with_2(inputs, tmp_path, capsys):
     ("seconds", "text"), [(8.24, "8.2 s"), (59.97, "1 min 00 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")]
 )
 def test_durations_read_as_a_person_says_them(seconds, text):
-    assert page.duration(seconds) == text
+    assert tables.duration(seconds) == text
 
 
 def test_analysis_imports_no_heavy_library():

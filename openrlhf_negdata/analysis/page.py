@@ -6,15 +6,16 @@ security policy forbids the page to run or load anything even if one did not.
 
 from __future__ import annotations
 
-import html
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from typing import Any
 
+from openrlhf_negdata.analysis import tables
 from openrlhf_negdata.analysis.plots import errors_svg, q_svg
-from openrlhf_negdata.analysis.report import ShownTrace
+from openrlhf_negdata.analysis.tables import escape
+from openrlhf_negdata.analysis.traces import ShownTrace
 from openrlhf_negdata.steps.estimates import jeffreys
 from openrlhf_negdata.tasks import CORRECT, OUTCOMES
 
@@ -27,85 +28,31 @@ _HEAD = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>negdata report</title>
 <style>
-:root {
-  --ground: #fff; --ink: #1d2129; --faint: #5c6573; --line: #d9dde3; --card: #f6f7f9;
-  --gain: 0 114 178; --loss: 213 94 0; --gain-line: #0072b2; --loss-line: #b84e00;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ground: #14171c; --ink: #e9ebee; --faint: #a3adba; --line: #353b45; --card: #1c2027;
-    --gain: 40 140 215; --loss: 222 100 10; --gain-line: #5cb3ee; --loss-line: #f0924a;
-  }
-}
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 60rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-p { margin: .5rem 0; max-width: 46rem; }
-.note { color: var(--faint); font-size: .9rem; }
-ul.findings { padding-left: 1.2rem; max-width: 46rem; font-size: 1.05rem; }
-figure { margin: 1rem 0; overflow-x: auto; }
-svg { display: block; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .75rem 0; }
-caption { text-align: left; color: var(--faint); padding-bottom: .25rem; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; }
-thead th { color: var(--faint); font-weight: 500; vertical-align: bottom; }
-th:first-child, .texts td { text-align: left; }
-.texts td { white-space: normal; overflow-wrap: anywhere; }
-td small { color: var(--faint); font-size: .85em; }
-details summary { cursor: pointer; color: var(--faint); font-size: .9rem; }
-.legend { display: flex; align-items: center; gap: .6rem; flex-wrap: wrap; font-size: .85rem; margin: .75rem 0; }
-.legend ol { display: flex; flex-wrap: wrap; list-style: none; margin: 0; padding: 0; }
-.legend li { padding: .2rem .55rem; font-variant-numeric: tabular-nums; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem;
-  margin: .9rem 0; }
-article header { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .85rem; color: var(--faint); }
-article header b { color: var(--ink); }
-.question, .text { font: .92rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
-  overflow-wrap: anywhere; unicode-bidi: isolate; }
-.question { margin: .35rem 0 .6rem; max-width: none; }
-.steps { display: flex; flex-wrap: wrap; gap: .35rem; list-style: none; margin: 0; padding: 0; }
-.steps li { display: flex; flex-direction: column; justify-content: space-between; min-width: 3.2rem;
-  border: 1px solid var(--line); border-radius: .4rem; padding: .3rem .5rem .2rem; }
-.steps small { font-size: .75rem; font-variant-numeric: tabular-nums; opacity: .92; }
-.steps .start { border-style: dashed; }
-.steps .pit { outline: 2px solid var(--ink); outline-offset: 1px; }
-.steps .pit small { font-weight: 700; }
-.gain { background: rgb(var(--gain) / var(--depth)); }
-.loss { background: rgb(var(--loss) / var(--depth)); }
-.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-</style>
+{style}</style>
 </head>
 <body>
 """
 
 
-def escape(text: Any) -> str:
-    """``text`` as it can stand in HTML content or in a quoted attribute, whatever it holds."""
-    return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"), quote=True)
-
-
 def page(summary: dict[str, Any], task: str, traces: Sequence[ShownTrace], outcomes: Counter[str]) -> str:
-    """The whole page; ``summary`` is as :func:`.report.summarize` makes it, ``traces`` and ``outcomes`` as
-    :func:`.report.choose_traces` does, empty where there is no value run.
+    """The whole page; ``summary`` is as :func:`.summary.summarize` makes it, ``traces`` and ``outcomes`` as
+    :func:`.traces.choose_traces` does, empty where there is no value run.
     """
     arms = summary["arms"]
     problems = next(iter(arms.values()))["problems"]
+    made = tables.of_summary(summary)
     parts = [
-        _HEAD,
+        _HEAD.replace("{style}", resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")),
         f"<header><h1>Test error on {escape(task)}</h1>\n",
         f'<p class="note">{_number(len(arms), "arm")}, greedy answers to the same {_number(problems, "problem")}. '
         "Intervals are 95 %, over problems.</p></header>\n<main>\n",
         _findings(summary["differences"]),
-        _errors(arms),
-        _differences(summary["differences"]),
-        _q(summary["q_by_step"]),
+        _errors(made["errors"], arms),
+        _differences(made["differences"]) if "differences" in made else "",
+        _q(made["q"], summary["q_by_step"]) if "q" in made else "",
         traces_section(traces, outcomes) if outcomes else "",
-        _times(summary["seconds"]),
-        _settings(summary["settings"], arms),
+        _section("Time by stage", tables.as_html(made["times"])) if "times" in made else "",
+        _section("Settings", tables.as_html(made["settings"], "texts")),
         "</main>\n</body>\n</html>\n",
     ]
     return "".join(parts)
@@ -192,120 +139,53 @@ def _findings(differences: Iterable[dict[str, Any]]) -> str:
         else:
             verdict = "errs less than" if row["difference"] < 0 else "errs more than"
         sentences.append(
-            f"<li><b>{escape(row['arm'])}</b> {verdict} <b>{escape(row['minus'])}</b>: {_points(row)} "
-            "percentage points of test error.</li>"
+            f"<li><b>{escape(row['arm'])}</b> {verdict} <b>{escape(row['minus'])}</b>: "
+            f"{tables.points(row).replace('-', '−')} percentage points of test error.</li>"
         )
     return f'<ul class="findings">{"".join(sentences)}</ul>\n' if sentences else ""
 
 
-def _errors(arms: dict[str, dict[str, Any]]) -> str:
-    head = ["arm", "error by answer, %", "error by whole trace, %", *map(_words, OUTCOMES)]
-    rows = [
-        [
-            escape(name),
-            _percent(arm["error"], arm["low"], arm["high"]),
-            _percent(arm["trace_error"], arm["trace_low"], arm["trace_high"]),
-            *(f"{arm['outcomes'][outcome]:,}" for outcome in OUTCOMES),
-        ]
-        for name, arm in arms.items()
-    ]
-    return (
-        "<section>\n<h2>Test error</h2>\n"
+def _section(heading: str, content: str) -> str:
+    return f"<section>\n<h2>{heading}</h2>\n{content}</section>\n"
+
+
+def _errors(table: tables.Table, arms: dict[str, dict[str, Any]]) -> str:
+    return _section(
+        "Test error",
         f'<figure role="img" aria-label="Test error of each arm with its interval; the table below has the figures">'
-        f"{errors_svg(arms)}</figure>\n{_table(head, rows)}"
-        '<p class="note">By answer: the greedy answer is not correct; truncated and no answer count as not correct. '
-        "By whole trace: some step or the answer is not right. Wilson intervals.</p>\n</section>\n"
+        f"{errors_svg(arms)}</figure>\n{tables.as_html(table)}"
+        '<p class="note">In percent. By answer: the greedy answer is not correct; truncated and no answer count as '
+        "not correct. By whole trace: some step or the answer is not right. Wilson intervals.</p>\n",
     )
 
 
-def _differences(differences: Sequence[dict[str, Any]]) -> str:
-    if not differences:
-        return ""
-    rows = [[escape(row["arm"]), escape(row["minus"]), _points(row)] for row in differences]
-    return (
-        "<section>\n<h2>Differences on the same problems</h2>\n"
-        f"{_table(['arm', 'minus', 'difference of error, percentage points'], rows)}"
-        '<p class="note">Below zero the arm errs less. Paired: BCa bootstrap over problems. An arm of '
-        "step DPO is also compared with the best of sft, control and rft on these problems, a choice that favours the "
-        "other side.</p>\n"
-        "</section>\n"
+def _differences(table: tables.Table) -> str:
+    return _section(
+        "Differences on the same problems",
+        f"{tables.as_html(table)}"
+        '<p class="note">Percentage points of test error; below zero the arm errs less. Paired: BCa bootstrap over '
+        "problems. An arm of step DPO is also compared with the best of sft, control and rft on these problems, a "
+        "choice that favours the other side.</p>\n",
     )
 
 
-def _q(q_by_step: dict[str, list[dict[str, Any]]]) -> str:
+def _q(table: tables.Table, q_by_step: dict[str, list[dict[str, Any]]]) -> str:
     shown = {arm: rows for arm, rows in q_by_step.items() if rows}
-    if not shown:
-        return ""
-    steps = sorted({row["step"] for rows in shown.values() for row in rows})
-    at = {arm: {row["step"]: row for row in rows} for arm, rows in shown.items()}
-    body = [[str(step), *(_mean(at[arm][step]) if step in at[arm] else "" for arm in shown)] for step in steps]
     note = (
         " The dashed grey line is sft, before; the solid blue line the arm, after."
         if "sft" in shown and len(shown) > 1
         else ""
     )
-    return (
-        "<section>\n<h2>Q by step</h2>\n"
+    return _section(
+        "Q by step",
         "<p>How often rollouts reach the right answer from the first steps of a reference solution; at 0 steps, from "
         f"the bare problem.{note}</p>\n"
         '<figure role="img" aria-label="Mean Q by step for each arm; the table below has the figures">'
         f"{q_svg(shown)}</figure>\n"
-        f"<details><summary>The figures</summary>\n{_table(['steps given', *map(escape, shown)], body)}</details>\n"
+        f"<details><summary>The figures</summary>\n{tables.as_html(table)}</details>\n"
         '<p class="note">Mean over problems of the share of rollouts that were right; bands are BCa bootstrap '
-        "intervals over problems.</p>\n</section>\n"
+        "intervals over problems.</p>\n",
     )
-
-
-def _times(seconds: dict[str, float]) -> str:
-    if not seconds:
-        return ""
-    rows = [[escape(stage), duration(value)] for stage, value in [*seconds.items(), ("total", sum(seconds.values()))]]
-    return f"<section>\n<h2>Time by stage</h2>\n{_table(['stage', 'time'], rows)}</section>\n"
-
-
-def _settings(settings: dict[str, Any], arms: dict[str, dict[str, Any]]) -> str:
-    rows = [
-        [escape(name), escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
-        for name, value in settings.items()
-    ]
-    rows += [[f"model of {escape(name)}", escape(arm["model"])] for name, arm in arms.items()]
-    return f"<section>\n<h2>Settings</h2>\n{_table(['setting', 'value'], rows, 'texts')}</section>\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """A table of cells that are HTML already; the first cell of a row is its header."""
-    columns = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "\n".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-        for first, *cells in rows
-    )
-    return (
-        f'<div class="scroll"><table class="{kind}">\n<thead><tr>{columns}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>\n"
-    )
-
-
-def _percent(value: float | None, low: float, high: float) -> str:
-    return "" if value is None else f"{100 * value:.1f} <small>[{100 * low:.1f}, {100 * high:.1f}]</small>"
-
-
-def _mean(row: dict[str, Any]) -> str:
-    return f"{row['q']:.2f} <small>[{row['low']:.2f}, {row['high']:.2f}]</small>"
-
-
-def _points(row: dict[str, Any]) -> str:
-    value, low, high = (f"{100 * row[end]:+.1f}".replace("-", "−") for end in ("difference", "low", "high"))
-    return f"{value} <small>[{low}, {high}]</small>"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: ``8.2 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _signed(advantage: float) -> str:

@@ -1,14 +1,13 @@
-"""What the report says: figures from an evaluation folder, and the traces of a value run that are worth showing.
+"""What an evaluation says: the error of each arm, differences between arms on the same problems, Q by step.
 
-Every figure is a share in [0, 1] with a 95 % interval over problems. How it looks: :mod:`.page` and :mod:`.plots`.
+Every figure is a share in [0, 1] with a 95 % interval over problems. How it looks: :mod:`.tables` and :mod:`.plots`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from typing import Any
 from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_jsonl
-from openrlhf_negdata.rollouts.store import Run, StepValues
 from openrlhf_negdata.steps.estimates import wilson
-from openrlhf_negdata.steps.values import Estimator, advantages
-from openrlhf_negdata.tasks import CORRECT, OUTCOMES, WRONG
+from openrlhf_negdata.tasks import CORRECT, OUTCOMES
 
 #: The arms of Setlur et al. 2024 in the order they build on each other; others follow alphabetically.
 FIRST_ARMS = ("base", "sft", "control", "rft", "dpo", "step_dpo")
@@ -44,34 +41,6 @@ class Arm:
     trace_wrong: list[int] | None
     outcomes: dict[str, int]
     q_by_step: list[list[float | None]] | None
-
-
-@dataclass(frozen=True)
-class ShownTrace:
-    """A trace cut into steps: ``steps`` holds the text of each, ``values`` its rollouts, one entry a step."""
-
-    title: str
-    question: str
-    gold: str
-    answer: str | None
-    outcome: str
-    steps: list[str]
-    values: StepValues
-
-    @property
-    def q(self) -> list[float]:
-        """Q before the first step, then after each step; NaN where unknown."""
-        return Estimator().q(self.values, self.outcome)
-
-    @property
-    def advantages(self) -> list[float]:
-        """One number a step, in [-1, 1]; NaN where unknown."""
-        return advantages(self.q)
-
-    @property
-    def pit(self) -> int | None:
-        """The first step with the lowest Q after it, of a wrong trace."""
-        return Estimator().first_pit(self.values, self.outcome) if self.outcome == WRONG else None
 
 
 def read_evaluation(folder: str | Path) -> tuple[list[Arm], dict[str, Any]]:
@@ -114,59 +83,25 @@ def read_times(path: str | Path) -> dict[str, float]:
     return total
 
 
-def summarize(arms: Sequence[Arm], settings: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
-    """The content of summary.json. Shares and differences of shares are fractions, times are seconds."""
+def summarize(
+    arms: Sequence[Arm],
+    settings: dict[str, Any],
+    seconds: dict[str, float],
+    compare: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """The content of summary.json. Shares and differences of shares are fractions, times are seconds. ``compare``: two
+    arms each, whose difference is wanted beside those that always are (:func:`_compared`).
+
+    Raises:
+        UserError: ``compare`` names an arm that is not there.
+    """
     return {
         "arms": {arm.name: _errors(arm) for arm in arms},
-        "differences": _differences(arms),
+        "differences": _differences(arms, compare),
         "q_by_step": {arm.name: _mean_q(arm.q_by_step) for arm in arms if arm.q_by_step is not None},
         "seconds": seconds,
         "settings": settings,
     }
-
-
-def choose_traces(run: Run, count: int, decode: Callable[[list[int]], str]) -> tuple[list[ShownTrace], Counter[str]]:
-    """About ``count`` traces of a value run, half wrong and half correct, and how many with values it has by outcome.
-
-    Either half is one trace a problem, ranked from the deepest drop of Q in one step to the shallowest, and taken at
-    even distances along that ranking, so that it shows the typical with the striking. ``decode`` turns token ids into
-    text.
-
-    Raises:
-        UserError: the run has no step values, or values without their trace.
-    """
-    traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
-    values = {(row.problem, row.sample): row for row in run.read("values")}
-    if not values:
-        raise UserError(f"{run.path} holds no step values: give the folder that `negdata value` made")
-    if not values.keys() <= traces.keys():
-        raise UserError(f"{run.path}: step values of a trace that is not there: {min(values.keys() - traces.keys())}")
-
-    by_outcome = Counter(str(traces[key].outcome) for key in values)
-    drop = {}
-    for key, row in values.items():
-        if row.step_ends:
-            known = [a for a in advantages(Estimator().q(row, traces[key].outcome)) if not math.isnan(a)]
-            drop[key] = min(known, default=0.0)
-    chosen = []
-    for outcome, places in ((WRONG, count - count // 2), (CORRECT, count // 2)):
-        ranked = sorted((key for key in drop if traces[key].outcome == outcome), key=lambda key: (drop[key], *key))
-        one_a_problem: dict[str, tuple[str, int]] = {}
-        for key in ranked:
-            one_a_problem.setdefault(key[0], key)
-        chosen += _evenly(list(one_a_problem.values()), places)
-
-    problems = {problem.id: problem for problem in run.problems()}
-    shown = []
-    for key in chosen:
-        trace, ends = traces[key], values[key].step_ends
-        problem = problems[trace.problem]
-        steps = [decode(trace.token_ids[start:end]) for start, end in zip([0, *ends], ends)]  # noqa: B905
-        title = f"{trace.problem}, sample {trace.sample}"
-        shown.append(
-            ShownTrace(title, problem.question, problem.gold, trace.answer, trace.outcome, steps, values[key])
-        )
-    return shown, by_outcome
 
 
 def _place(arm: Arm) -> tuple[int, str]:
@@ -236,19 +171,27 @@ def _errors(arm: Arm) -> dict[str, Any]:
     }
 
 
-def _differences(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Every arm less sft, and each step_dpo arm less the best that learns from right answers alone."""
+def _compared(arms: Sequence[Arm], asked: Iterable[tuple[str, str]]) -> dict[tuple[str, str], None]:
+    """Which arms are compared with which: those asked for; each step_dpo arm with dpo, and with the best of those that
+    learn from right answers alone; every arm with sft."""
     named = {arm.name: arm for arm in arms}
-    positive = [named[name] for name in POSITIVE_ARMS if name in named]
-    best = min(positive, key=lambda arm: sum(arm.wrong), default=None)
+    for pair in asked:
+        if unknown := [name for name in pair if name not in named]:
+            raise UserError(f"--compare {':'.join(pair)}: no arm {unknown[0]}, there are {', '.join(named)}")
+    step_arms = [name for name in named if name.startswith("step_dpo")]
+    positive = [name for name in POSITIVE_ARMS if name in named]
+    best = min(positive, key=lambda name: sum(named[name].wrong), default="")
+    wanted = [(name, other) for other in ("dpo", best) for name in step_arms]
+    wanted += [(name, "sft") for name in named]
+    return dict.fromkeys([*asked, *((a, b) for a, b in wanted if b in named and a != b)])
+
+
+def _differences(arms: Sequence[Arm], asked: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    named = {arm.name: arm for arm in arms}
     rows = []
-    for arm in arms:
-        others = [] if arm.name == "sft" or "sft" not in named else [named["sft"]]
-        if arm.name.startswith("step_dpo") and best is not None and best not in others:
-            others.append(best)
-        for other in others:
-            value, low, high = paired_difference(arm.wrong, other.wrong)
-            rows.append({"arm": arm.name, "minus": other.name, "difference": value, "low": low, "high": high})
+    for arm, minus in _compared(arms, asked):
+        value, low, high = paired_difference(named[arm].wrong, named[minus].wrong)
+        rows.append({"arm": arm, "minus": minus, "difference": value, "low": low, "high": high})
     return rows
 
 
@@ -261,10 +204,3 @@ def _mean_q(q_by_step: list[list[float | None]]) -> list[dict[str, Any]]:
             value, low, high = mean_interval(known)
             rows.append({"step": step, "q": value, "low": low, "high": high, "problems": len(known)})
     return rows
-
-
-def _evenly(ranked: list[Any], places: int) -> list[Any]:
-    """``places`` of ``ranked``, the first and the last among them; all of it if there are no more than that."""
-    if len(ranked) <= places:
-        return ranked
-    return [ranked[round(i * (len(ranked) - 1) / max(1, places - 1))] for i in range(places)]
