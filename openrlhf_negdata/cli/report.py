@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     # scipy takes a second to import: `--help` does not wait for it.
     from openrlhf_negdata.analysis import page, summary, tables
-    from openrlhf_negdata.analysis.traces import choose_traces
+    from openrlhf_negdata.analysis.traces import ShownTrace, choose_traces
     from openrlhf_negdata.files import replacing, write_json
     from openrlhf_negdata.rollouts.store import Run
 
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     arms, settings = summary.read_evaluation(args.evaluation)
     seconds = summary.read_times(args.times) if args.times else {}
     said = summary.summarize(arms, settings, seconds, [_pair(word) for word in args.compare])
-    traces, outcomes = [], Counter[str]()
+    traces: list[ShownTrace] = []
+    outcomes = Counter[str]()
     if args.values:
         values = Run.open(args.values)
         traces, outcomes = choose_traces(values, args.traces, _decoder(values))
