@@ -1,50 +1,59 @@
 #!/usr/bin/env bash
-# The whole method on running_value, from random weights to the report. Run it again after a kill: it goes on where it stopped.
+# The whole method on running_value, from random weights to the report. Every command goes on where it was stopped and
+# does nothing when it is done, so this script is run again after a kill.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-
 source recipes/quickstart/lib.sh
+sft=$models/sft
 
-stage problems bash -ec "
-  negdata problems --task $TASK --split base --count $BASE_PROBLEMS --seed $SEED --output '$data/base.problems.jsonl'
-  negdata problems --task $TASK --split syn --count $SYN_PROBLEMS --seed $SEED --output '$data/syn.problems.jsonl'
-  negdata problems --task $TASK --split test --count $TEST_PROBLEMS --seed $TEST_SEED --output '$data/test.problems.jsonl'
-  negdata new_model --task $TASK --layers $LAYERS --seed $SEED --output '$models/new'
-  for name in base syn; do
-    mkdir -p '$data/'\$name
-    ln -f '$data/'\$name.problems.jsonl '$data/'\$name/problems.jsonl
-    negdata build sft --task $TASK --input '$data/'\$name --tokenizer '$models/new' --output '$data/'\$name.jsonl
-  done"
+# Problems: to pre-train on, D_syn with the teacher's solutions, held-out ones; and a model with random weights.
+stage problems negdata problems --task "$TASK" --split base --count $BASE_PROBLEMS --seed "$SEED" --output "$data/base.problems.jsonl"
+stage problems negdata problems --task "$TASK" --split syn --count $SYN_PROBLEMS --seed "$SEED" --output "$data/syn.problems.jsonl"
+stage problems negdata problems --task "$TASK" --split test --count $TEST_PROBLEMS --seed $TEST_SEED --output "$data/test.problems.jsonl"
+stage problems negdata new_model --task "$TASK" --layers $LAYERS --seed "$SEED" --output "$models/new"
+stage problems negdata build sft --task "$TASK" --problems_from "$data/base.problems.jsonl" --tokenizer "$models/new" \
+  --output "$data/base.jsonl"
+stage problems negdata build sft --task "$TASK" --problems_from "$data/syn.problems.jsonl" --tokenizer "$models/new" \
+  --output "$data/syn.jsonl"
 
-# shellcheck disable=SC2086  # the settings are lists of flags
-{
-  stage base train train_sft "$models/new" "$data/base.jsonl" "$models/base" $BASE_FLAGS
-  stage sft train train_sft "$models/base" "$data/syn.jsonl" "$models/sft" $SFT_FLAGS
+# The SFT policy.
+stage base "${TRAIN[@]}" openrlhf_negdata.cli.train_sft --model.model_name_or_path "$models/new" \
+  --data.dataset "$data/base.jsonl" --ckpt.output_dir "$models/base" "${SMALL[@]}" "${BASE_FLAGS[@]}"
+stage sft "${TRAIN[@]}" openrlhf_negdata.cli.train_sft --model.model_name_or_path "$models/base" \
+  --data.dataset "$data/syn.jsonl" --ckpt.output_dir "$sft" "${SMALL[@]}" "${SFT_FLAGS[@]}"
 
-  stage sample negdata sample --task "$TASK" --problems "$data/syn.problems.jsonl" --model.model_name_or_path "$models/sft" \
-    --output "$OUT/traces" --seed "$SEED" $SAMPLE_FLAGS
-  stage grade negdata grade --input "$OUT/traces" --output "$OUT/graded"
-  stage value negdata value --input "$OUT/graded" --model.model_name_or_path "$models/sft" --output "$OUT/values" --seed "$SEED" \
-    $VALUE_FLAGS
+# Its answers to D_syn, their grades, and the value of every step.
+stage sample negdata sample --task "$TASK" --problems "$data/syn.problems.jsonl" --model.model_name_or_path "$sft" \
+  --output "$OUT/traces" --seed "$SEED" "${SAMPLE_FLAGS[@]}"
+stage grade negdata grade --input "$OUT/traces" --output "$OUT/graded"
+stage value negdata value --input "$OUT/graded" --model.model_name_or_path "$sft" --output "$OUT/values" --seed "$SEED" \
+  "${VALUE_FLAGS[@]}"
 
-  stage build bash -ec "
-    negdata build rft --input '$OUT/graded' --tokenizer '$models/sft' --with_solutions --output '$data/rft.jsonl' --seed $SEED $RFT_SET
-    negdata build dpo --input '$OUT/graded' --output '$data/dpo.jsonl' --seed $SEED $DPO_SET
-    for pairing in algorithm1 shared_prefix siblings; do
-      negdata build step-dpo --input '$OUT/values' --pairing \$pairing --output '$data/step_dpo_'\$pairing.jsonl --seed $SEED $STEP_DPO_SET
-    done"
+# Training sets.
+stage build negdata build rft --input "$OUT/graded" --with_solutions --per_problem 4 --seed "$SEED" --output "$data/rft.jsonl"
+stage build negdata build dpo --input "$OUT/graded" --per_problem 2 --seed "$SEED" --output "$data/dpo.jsonl"
+stage build negdata build algorithm1 --input "$OUT/values" --seed "$SEED" --output "$data/step_dpo_algorithm1.jsonl" "${PITS[@]}"
+stage build negdata build shared-prefix --input "$OUT/values" --seed "$SEED" --output "$data/step_dpo_shared_prefix.jsonl" "${PITS[@]}"
+stage build negdata build siblings --input "$OUT/values" --seed "$SEED" --output "$data/step_dpo_siblings.jsonl"
 
-  two_at_a_time \
-    "stage control train train_sft $models/sft $data/syn.jsonl $models/control $CONTROL_FLAGS" \
-    "stage rft train train_sft $models/sft $data/rft.jsonl $models/rft $RFT_FLAGS" \
-    "stage dpo train train_step_dpo $models/sft $data/dpo.jsonl $models/dpo $DPO_FLAGS" \
-    "stage step_dpo train train_step_dpo $models/sft $data/step_dpo_siblings.jsonl $models/step_dpo $STEP_DPO_FLAGS" \
-    "stage step_dpo_algorithm1 train train_step_dpo $models/sft $data/step_dpo_algorithm1.jsonl $models/step_dpo_algorithm1 $ALGORITHM1_FLAGS" \
-    "stage step_dpo_shared_prefix train train_step_dpo $models/sft $data/step_dpo_shared_prefix.jsonl $models/step_dpo_shared_prefix $SHARED_PREFIX_FLAGS"
+# Every arm, from the SFT policy. The control trains on, on D_syn, for at least as many updates as any other.
+beside control "${TRAIN[@]}" openrlhf_negdata.cli.train_sft --model.model_name_or_path "$sft" \
+  --data.dataset "$data/syn.jsonl" --ckpt.output_dir "$models/control" "${SMALL[@]}" "${CONTROL_FLAGS[@]}"
+beside rft "${TRAIN[@]}" openrlhf_negdata.cli.train_sft --model.model_name_or_path "$sft" \
+  --data.dataset "$data/rft.jsonl" --ckpt.output_dir "$models/rft" "${SMALL[@]}" "${RFT_FLAGS[@]}"
+beside dpo "${TRAIN[@]}" openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path "$sft" \
+  --data.dataset "$data/dpo.jsonl" --ckpt.output_dir "$models/dpo" "${SMALL[@]}" "${DPO_FLAGS[@]}"
+beside step_dpo "${TRAIN[@]}" openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path "$sft" \
+  --data.dataset "$data/step_dpo_siblings.jsonl" --ckpt.output_dir "$models/step_dpo" "${SMALL[@]}" "${STEP_DPO_FLAGS[@]}"
+beside step_dpo_algorithm1 "${TRAIN[@]}" openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path "$sft" \
+  --data.dataset "$data/step_dpo_algorithm1.jsonl" --ckpt.output_dir "$models/step_dpo_algorithm1" "${SMALL[@]}" "${STEP_DPO_FLAGS[@]}"
+beside step_dpo_shared_prefix "${TRAIN[@]}" openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path "$sft" \
+  --data.dataset "$data/step_dpo_shared_prefix.jsonl" --ckpt.output_dir "$models/step_dpo_shared_prefix" "${SMALL[@]}" "${STEP_DPO_FLAGS[@]}"
+finish
 
-  arms=()
-  for arm in base sft control rft dpo step_dpo step_dpo_algorithm1 step_dpo_shared_prefix; do arms+=("$arm=$models/$arm"); done
-  stage evaluate negdata evaluate --task "$TASK" --problems "$data/test.problems.jsonl" --models "${arms[@]}" --output "$OUT/evaluation" \
-    --seed "$SEED" $EVALUATE_FLAGS
-}
+# The same held-out problems for all of them.
+stage evaluate negdata evaluate --task "$TASK" --problems "$data/test.problems.jsonl" --models \
+  base="$models/base" sft="$sft" control="$models/control" rft="$models/rft" dpo="$models/dpo" step_dpo="$models/step_dpo" \
+  step_dpo_algorithm1="$models/step_dpo_algorithm1" step_dpo_shared_prefix="$models/step_dpo_shared_prefix" \
+  --output "$OUT/evaluation" --seed "$SEED" "${EVALUATE_FLAGS[@]}"
 negdata report --evaluation "$OUT/evaluation" --values "$OUT/values" --times "$OUT/times.jsonl" --output "$OUT"
