@@ -3,9 +3,9 @@ a forward pass of either side the same in number.
 
     python benchmarks/step_dpo_memory.py
 
-The pairs are those of step_dpo_algorithm1.py, or with --kind shared_prefix of step_dpo_shared_prefix.py: eight of
-GSM8K's lengths a problem. The stock trainer takes --micro_batch_size of them at once, ours the distinct tokens of one
-problem's --pairs. Peaks are the resident memory above that of the process before it loads the model. The last line is
+The pairs are those of step_dpo_algorithm1.py, or with --kind shared_prefix of step_dpo_shared_prefix.py, of GSM8K's
+lengths. The stock trainer takes --micro_batch_size of them at once, ours at most the distinct tokens of as many pairs
+of one problem. Peaks are the resident memory above that of the process before it loads the model. The last line is
 the peak of ours / of stock, by the medians. Aim: 0.6.
 """
 
@@ -15,6 +15,7 @@ import random
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import step_dpo_algorithm1
 import step_dpo_shared_prefix
@@ -24,11 +25,15 @@ from dpo_pairs import distinct, in_turn, parser, prepare
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--kind", choices=["algorithm1", "shared_prefix"], default="algorithm1", help="of the pairs")
+    flags.add_argument("--pairs", type=int, default=8, help="pairs a problem of --kind shared_prefix")
+    flags.add_argument("--accuracy", type=float, default=0.25, help="share of right answers of --kind algorithm1")
     args = flags.parse_args()
     made = step_dpo_algorithm1 if args.kind == "algorithm1" else step_dpo_shared_prefix
     pairs = made.make_pairs(args, random.Random(0))
-    problems = [pairs[start : start + args.pairs] for start in range(0, len(pairs), args.pairs)]
-    args.max_tokens_per_gpu = args.max_tokens_per_gpu or max(map(distinct, problems))
+    problems: dict[Any, list[dict[str, Any]]] = {}
+    for pair in pairs:
+        problems.setdefault(pair["problem"], []).append(pair)
+    args.max_tokens_per_gpu = args.max_tokens_per_gpu or max(map(distinct, problems.values()))
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), args, pairs)
         found = in_turn(args, Path(folder))

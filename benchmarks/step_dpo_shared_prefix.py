@@ -1,5 +1,5 @@
-"""Pairs a second of step DPO on shared_prefix pairs, against OpenRLHF's stock DPOTrainer: two epochs, same pairs, same
-model, same updates.
+"""Pairs a second of step DPO on shared-prefix pairs, against OpenRLHF's stock DPOTrainer: same pairs, same model, same
+updates.
 
     python benchmarks/step_dpo_shared_prefix.py
 
@@ -14,7 +14,7 @@ import argparse
 import random
 from typing import Any
 
-from dpo_pairs import compare_speed, tokens
+from dpo_pairs import compare_speed, parser, tokens
 
 
 def make_pairs(args: argparse.Namespace, draw: random.Random) -> list[dict[str, Any]]:
@@ -29,4 +29,7 @@ def make_pairs(args: argparse.Namespace, draw: random.Random) -> list[dict[str, 
 
 
 if __name__ == "__main__":
-    compare_speed(__doc__, make_pairs)
+    flags = parser(__doc__)
+    flags.add_argument("--pairs", type=int, default=8, help="pairs a problem")
+    args = flags.parse_args()
+    print(f"ratio {compare_speed(args, make_pairs(args, random.Random(0))):.2f}")

@@ -1,7 +1,6 @@
 """The course of a training run is the method's alone: not its micro-batches', not its ZeRO stage's, not a kill's; and
 step DPO's is that of OpenRLHF's own DPOTrainer."""
 
-import argparse
 import json
 import random
 
@@ -161,11 +160,13 @@ def test_the_course_is_that_of_the_stock_dpo_trainer_with_its_reference_model(ki
     import step_dpo_shared_prefix
 
     made = {"algorithm1": step_dpo_algorithm1, "shared_prefix": step_dpo_shared_prefix}[kind]
-    flags = "--problems 3 --pairs 4 --batch_size 12 --micro_batch_size 4 --epochs 6 --layers 2 --width 64"
+    flags = "--problems 6 --batch_size 12 --micro_batch_size 4 --epochs 6 --layers 2 --width 64"
     flags += " --vocabulary 64 --lr 2e-3"
     args = dpo_pairs.parser("").parse_args(flags.split())
-    assert isinstance(args, argparse.Namespace)
-    dpo_pairs.prepare(tmp_path, args, made.make_pairs(args, random.Random(0)))
+    args.pairs, args.accuracy = 2, 0.5
+    pairs = made.make_pairs(args, random.Random(0))[: args.batch_size]
+    assert len(pairs) == args.batch_size
+    dpo_pairs.prepare(tmp_path, args, pairs)
     for side in ("stock", "ours"):
         dpo_pairs.measure(side, tmp_path)
     stock, ours = scalars(tmp_path / "stock"), scalars(tmp_path / "ours")
