@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading import AHEAD, LONGEST_RESPONSE, Grader, grade_rows
 from openrlhf_negdata.tasks import CORRECT, Graded, Task, load
@@ -256,3 +257,61 @@ def test_no_worker_outlives_a_script_that_was_killed(row, tmp_path):
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
     process.communicate(timeout=30)
     assert process.returncode == -9
+
+
+class Spoken(type(load("math"))):
+    """A subclass that grades by more than what it inherits as the answer."""
+
+    def grade(self, gold: str, response: str) -> Graded:
+        return Graded(CORRECT if response.startswith("yes") else "wrong", None)
+
+
+def test_grades_of_a_subclass_do_not_depend_on_the_order_of_the_rows():
+    rows = [("5", r"yes \boxed{5}", None), ("5", r"no \boxed{5}", None)]
+    with Grader(Spoken(), workers=1) as grader:
+        keys = [grader.submit(*row) for row in rows]
+        assert len({id(key) for key in keys}) == 2
+
+
+OWN = """
+from openrlhf_negdata.tasks import Graded, Task
+class Own(Task):
+    name = "own"
+    slow_grader = {slow}
+{body}
+task = Own()
+"""
+GRADE = "    def grade(self, gold, response):\n        "
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (GRADE + "return Graded('right', None)", "Graded(outcome='right', answer=None): it must return Graded"),
+        (GRADE + "return True", "returned"),
+        (GRADE + "return Graded('correct', 5)", "the answer text or None"),
+        (GRADE + "raise KeyError('gold')", "raised on each of 3 answers, at last KeyError('gold')"),
+        ("    pass", "has no grader"),
+    ],
+)
+def test_a_grader_that_cannot_be_right_is_an_error_not_a_file_of_lost_rows(slow, body, says, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN.format(slow=slow, body=body))
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"gold": "a", "response": "{word}"}}\n' for word in "abc"))
+    files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["grade", "--task", str(tmp_path / "own.py"), *files]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert says in message
+    assert "own.py" in message
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_gold_answer_that_cannot_be_read_is_an_error_with_its_line(tmp_path, capsys):
+    rows = ['{"gold": "9 * 2 = 18\\n#### 18", "response": "#### 18"}', '{"gold": "eighteen", "response": "#### 18"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["grade", "--task", "gsm8k", *files]) == 2
+    assert "in.jsonl:2: malformed row: the gold answer 'eighteen' is not a number" in capsys.readouterr().err
+    (tmp_path / "in.jsonl").write_text(rows[0])
+    assert main(["grade", "--task", "gsm8k", *files]) == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text())["outcome"] == "correct"

@@ -167,3 +167,19 @@ def test_a_process_that_graded_ends_by_itself():
         [sys.executable, "-W", "ignore", "-c", code], env=os.environ, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "tensor([1.])\n")
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["</s>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<｜end▁of▁sentence｜>", "<end_of_turn>\n<eos>", "<|end|>",
+     "<|END_OF_TURN_TOKEN|>", "[/INST]", "</s><pad><pad>", "<|user|>"],
+)  # fmt: skip
+def test_no_end_token_of_any_family_hides_an_answer(end):
+    reward = for_task("gsm8k")(["q The answer is 18" + end], ["q "], ["18"])
+    assert reward["rewards"].tolist() == [1.0]
+
+
+def test_a_label_that_is_no_gold_answer_fails_and_a_whole_solution_is_read():
+    made = for_task("gsm8k")(["#### 18"] * 3, [""] * 3, ["9 * 2 = 18\n#### 18", "eighteen", None])
+    assert made["rewards"].tolist() == [1.0, 0.0, 0.0]
+    assert made["extra_logs"]["failed"].tolist() == [0.0, 1.0, 1.0]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.tasks import BUILT_IN, load
-from openrlhf_negdata.tasks.gsm8k import last_boxed, read_number
+from openrlhf_negdata.tasks.answers import last_boxed
+from openrlhf_negdata.tasks.gsm8k import read_number
 
 SAMPLE = Path(__file__).parent / "data" / "gsm8k"
 SMALL = ("number_walk", "running_value", "star_graph")
@@ -206,3 +207,104 @@ def test_math_steps_are_lines_or_else_sentences_outside_mathematics():
         r"It is \$5. ",
         r"So \[a. b\] is 2.5.",
     ]
+
+
+#: How published sets and models write 18, and what is no 18 though it holds one.
+EIGHTEEN = r"""
+#### 18 | #### $18/day | #### €18 | ####18 | #### **18** | #### 18 (eighteen) | #### $\$18$ | #### Answer: 18
+#### \boxed{18} | \boxed{} and then #### 18 | so \boxed{3}, no: #### 18 | \boxed{18} #### Calculation: 9 times 2
+\boxed{18 \, \text{\$}} | \boxed{x = 18} | \boxed{£18} | \boxed{18\,\text{m}^2} | \boxed{\text{Janet makes } 18}
+\boxed{9 \times 2 = 18} | \boxed{\frac{36}{2}} | \boxed 18 | \fbox{18} | \boxed{18^\circ} | \boxed{18 \text{ sq. ft.}}
+\boxed{18 \frac{\text{miles}}{\text{hour}}} | \boxed{USD 18} | \boxed{18.} | \boxed{\$18.00} | $\boxed{18}$ dollars
+The answer is: 18 cm^2 | The final answer is $18$. I hope it is correct. | Final Answer: **18** 
+### Final Answer: ~ 18 | The answer is: ~ ~ 18 | **Final Answer** ~ ~ 18 | So, the answer is 18! | Answer: \(18\) | A:18 | The result is 18.
+<think>it is \boxed{3}</think> The answer is 18 | hm \boxed{3}</think> \boxed{18} | The answer is 18 dollars per day.
+"""
+NOT_EIGHTEEN = r"""
+18 | So 18. | we get 18 apples | #### 18 or 20 | #### 18-20 | #### Step 18 | #### 18. Compute the total | ### 18
+#### 180 | #### 1.8 | #### -18 | #### 18/19 | #### 18 1/2 | #### 18 and a half | #### $18 and $20
+#### 18 ~ #### 20 | \boxed{18 or 20} | \boxed{18} and \boxed{20} | \boxed{20} and \boxed{18} | \boxed{18, 20} | \boxed{18^2} | \boxed{18!}
+\boxed{\text{not } 18} | \boxed{\text{less than } 18} | \boxed{half of 18} | \boxed{18 dozen} | \boxed{18:30}
+\boxed{18 | \boxed{\pm 18} | \boxed{x > 18} | \boxed{18 \leq x} | \boxed{10^{18}} | \boxed{\sqrt{18}} | \boxed{(18)(2)}
+\boxed{18x} | \boxed{0.\overline{18}} | \boxed{18_{16}} | \boxed{18 \cdot 10^3} | \boxed{18 \text{ million}} | \boxed{-18}
+\boxed{18} so #### 20 | #### 18 ~ \boxed{20} | \boxed{18} ~ ~ The answer is 20. | The answer is 18, or 20
+The answer is not 18 | The answer is 18 ~ but 40 + | A: 18 ~ Let me check | Answer: 18 + 2 | Answer: 18 * 2 = 36
+<think>\boxed{18} | <think>The answer is 18</think> | <think>\boxed{18}</think>20 | The answer is 18 apples, and now we
+"""
+
+
+def written(block: str) -> list[str]:
+    return [
+        one.strip().replace(" ~", "\n").replace("\n ", "\n").replace(" ####", "\n####")
+        for line in block.strip().splitlines()
+        for one in line.split(" | ")
+        if one.strip()
+    ]
+
+
+@pytest.mark.parametrize("response", written(EIGHTEEN))
+def test_gsm8k_reads_an_announced_number_however_it_is_written(response):
+    assert load("gsm8k").grade("18", response).outcome == "correct"
+
+
+@pytest.mark.parametrize("response", written(NOT_EIGHTEEN))
+def test_gsm8k_takes_nothing_else_for_it(response):
+    assert load("gsm8k").grade("18", response).outcome != "correct"
+
+
+@pytest.mark.parametrize("response", [r"\boxed{x + y}", "#### 18 or 20", r"\boxed{2} and \boxed{3}", r"\boxed{a lot}"])
+def test_what_is_announced_but_is_no_number_is_no_answer_of_gsm8k(response):
+    assert load("gsm8k").grade("18", response).outcome == "no_answer"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"2\frac{1}{2}", Fraction(5, 2)),
+        (r"\frac12", Fraction(1, 2)),
+        (r"168,000 \, \text{\$}", 168_000),
+        (r"168\,000", 168_000),
+        ("100 cm^2", 100),
+        (r"5\text{ sq. ft.}", 5),
+        ("5 (five)", 5),
+    ],
+)
+def test_a_number_may_be_mixed_or_have_a_unit(text, value):
+    assert read_number(text) == value
+
+
+@pytest.mark.parametrize("gold", ["18", 18, 18.0, "$18", "18 dollars", r"\boxed{18}", "9 * 2 = 18\n#### 18", "1,8"])
+def test_gold_answers_of_gsm8k_are_read_in_every_form_or_refused(gold):
+    task = load("gsm8k")
+    if gold == "1,8":
+        with pytest.raises(ValueError, match="not a number"):
+            task.read_gold(gold)
+    else:
+        assert task.grade(task.read_gold(gold), "#### 18").outcome == "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "outcome"),
+    [
+        ("28", r"\boxed{28.}", "correct"),
+        ("12", r"so \boxed 12", "correct"),
+        (r"\{2,3\}", r"$\boxed{2}$ and $\boxed{3}$", "correct"),
+        ("3", r"\boxed{2} and \boxed{3}", "wrong"),
+        ("3", r"\boxed{2}. No, it is \boxed{3}", "correct"),
+        (r"\text{June 20}", r"\boxed{June 20}", "correct"),
+        ("June 20", r"\boxed{\text{June 20}}", "correct"),
+        (r"so it is $\boxed{7}$.", r"\boxed{7}", "correct"),
+        ("5", r"<think>\boxed{5}</think> so it is 5", "no_answer"),
+        ("5", r"<think>\boxed{5}", "no_answer"),
+    ],
+)
+def test_math_reads_what_models_box(gold, response, outcome):
+    assert load("math").grade(gold, response).outcome == outcome
+
+
+def test_math_reads_the_rows_of_competition_sets():
+    task = load("math")
+    assert task.problem({"problem": "p", "answer": 7}, 1).gold == "7"
+    assert task.problem({"problem": "p", "answer": None, "solution": r"so \boxed{7}"}, 1).gold == "7"
+    with pytest.raises((KeyError, ValueError)):
+        task.problem({"problem": "p", "answer": None}, 1)

@@ -30,7 +30,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_jsonl, write_jsonl
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
 from openrlhf_negdata.rollouts.store import Run
-from openrlhf_negdata.tasks import OUTCOMES, load
+from openrlhf_negdata.tasks import OUTCOMES, Task, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +62,12 @@ def _grade_file(args: argparse.Namespace) -> None:
     if args.output.is_dir():
         raise UserError(f"--output {args.output} is a folder, and the input is a file: give the path of a file")
     task = load(args.task)
+
     # Read twice, so that a malformed last row is found before the first is graded, and rows are never all in memory.
-    total = sum(1 for _ in read_jsonl(args.input, _parse))
+    def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
+        return _check_answers(row, task)
+
+    total = sum(1 for _ in read_jsonl(args.input, parse))
     if not total:
         raise UserError(f"{args.input}: no rows in it")
     counts: Counter[str] = Counter()
@@ -71,12 +75,12 @@ def _grade_file(args: argparse.Namespace) -> None:
     def graded_rows() -> Iterator[dict[str, Any]]:
         grades = grade_rows(
             task,
-            (answer for row in read_jsonl(args.input, _parse) for answer in _answers(row)),
+            (answer for row in read_jsonl(args.input, parse) for answer in _answers(row, task)),
             args.timeout,
             args.workers,
         )
-        for row in tqdm(read_jsonl(args.input, _parse), total=total, desc="grade", unit="row", disable=None):
-            graded = [next(grades) for _ in _answers(row)]
+        for row in tqdm(read_jsonl(args.input, parse), total=total, desc="grade", unit="row", disable=None):
+            graded = [next(grades) for _ in _answers(row, task)]
             outcomes, answers = [one.outcome for one in graded], [one.answer for one in graded]
             counts.update(outcomes)
             if not isinstance(row["response"], list):
@@ -88,10 +92,8 @@ def _grade_file(args: argparse.Namespace) -> None:
     print(f"{args.output}: {_summary(counts)}")
 
 
-def _parse(row: dict[str, Any], _: int) -> dict[str, Any]:
-    if isinstance(row["gold"], bool) or not isinstance(row["gold"], (str, int, float)):
-        raise ValueError(f"gold is {row['gold']!r}, not text or a number")
-    for _gold, response, reason in _answers(row):
+def _check_answers(row: dict[str, Any], task: Task) -> dict[str, Any]:
+    for _gold, response, reason in _answers(row, task):
         if not isinstance(response, str):
             raise ValueError(f"response is {response!r}, not text")
         if not isinstance(reason, (str, type(None))):
@@ -99,9 +101,9 @@ def _parse(row: dict[str, Any], _: int) -> dict[str, Any]:
     return row
 
 
-def _answers(row: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+def _answers(row: dict[str, Any], task: Task) -> list[tuple[str, Any, Any]]:
     """The gold answer, the response and the finish reason of each answer in a row."""
-    gold, responses, reasons = str(row["gold"]), row["response"], row.get("finish_reason")
+    gold, responses, reasons = task.read_gold(row["gold"]), row["response"], row.get("finish_reason")
     if not isinstance(responses, list):
         return [(gold, responses, reasons)]
     reasons = reasons if isinstance(reasons, list) else [reasons] * len(responses)

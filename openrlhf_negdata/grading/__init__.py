@@ -25,7 +25,8 @@ from multiprocessing.reduction import send_handle
 from threading import Lock
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.tasks import TIMED_OUT, TRUNCATED, Graded, Task
+from openrlhf_negdata.grading.worker import Raised
+from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, TIMED_OUT, TRUNCATED, WRONG, Graded, Task
 
 #: Seconds of wall time that a slow grader has for a row.
 TIMEOUT = 10.0
@@ -37,6 +38,9 @@ REMEMBERED = 10_000
 AHEAD = 256
 #: Rows sent to a worker together, at most: a trip costs as much as an easy grade, and neighbours share a gold answer.
 TOGETHER = 16
+
+#: What a task's grader may find.
+GRADES = (CORRECT, WRONG, NO_ANSWER)
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class Grader:
     """
 
     def __init__(self, task: Task, timeout: float = TIMEOUT, workers: int | None = None) -> None:
+        _check_has_grader(task)
         self.task, self.timeout = task, timeout
         self.workers = workers or len(os.sched_getaffinity(0))
         self._pickled = pickle.dumps((task, timeout)) if task.slow_grader else b""
@@ -65,26 +70,28 @@ class Grader:
         self._server: _ForkServer | None = None
         self._known: dict[tuple[str, str | None], Future[Graded]] = {}
         self._closed = False
+        #: Answers the task's grader was shown, those it raised on, and what it raised last.
+        self.shown, self.raised, self.last_raised = 0, 0, ""
 
     def submit(self, gold: str, response: str, finish_reason: str | None) -> Future[Graded]:
         """The grade of ``response`` against ``gold``, at once or later: ``await asyncio.wrap_future(...)``.
 
         A response with finish reason ``length`` is ``truncated`` whatever it says, and is not shown to the grader. A
         grader that raises or dies has given up: ``timed_out``, with a warning in the log. The future cannot be
-        cancelled, as others may wait for the same grade. It raises UserError where no worker can be started, and
-        CancelledError where the grader is closed first.
+        cancelled, as others may wait for the same grade. It raises UserError where no worker can be started or where
+        the task's grader returns what is no grade, and CancelledError where the grader is closed first.
         """
         if finish_reason == "length":
             return _resolved(Graded(TRUNCATED, None))
         try:
             if not self.task.slow_grader:
-                return _resolved(self.task.grade(gold, response))
+                return self._checked(gold, self.task.grade(gold, response))
             response = response[-LONGEST_RESPONSE:]
-            # A task may say what of a response its grade depends on. Samples that agree on it are then graded once.
-            extract = getattr(self.task, "extract", None)
-            key = (gold, extract(response) if extract else response)
+            # Where the grade is made of what is extracted, samples that agree on that are graded once.
+            of_answer = type(self.task).grade is Task.grade
+            key = (gold, self.task.extract(response) if of_answer else response)
         except Exception as error:
-            return _resolved(_gave_up(gold, repr(error)))
+            return self._checked(gold, Raised(repr(error)))
         with self._lock:
             if key in self._known:
                 return self._known[key]
@@ -148,7 +155,7 @@ class Grader:
                     return
                 reply = pipe.recv()
                 row = rows.popleft()
-                row.future.set_result(reply if isinstance(reply, Graded) else _gave_up(row.key[0], reply))
+                self._checked(row.key[0], reply, row.future)
         except (EOFError, OSError):
             pipe.close()
             # A worker that was killed, by the kernel when memory is short, says nothing about its row: once more.
@@ -159,6 +166,34 @@ class Grader:
                 rows[0].died = True
             return
         self._idle.append((pipe, process))
+
+    def refuse_if_all_raised(self) -> None:
+        """Raise where the grader of a task of one's own raised on every answer: it is the grader that is wrong."""
+        if self.task.source and self.shown and self.raised == self.shown:
+            raise UserError(
+                f"the grader of {self.task.source} raised on each of {self.shown} answers, at last {self.last_raised}"
+            )
+
+    def _checked(self, gold: str, reply: object, future: Future[Graded] | None = None) -> Future[Graded]:
+        """``future`` with what a grader replied: a grade, what it raised, or what is neither, which is an error."""
+        future = future or Future()
+        with self._lock:
+            self.shown += 1
+            if isinstance(reply, Raised):
+                self.raised += 1
+                self.last_raised = reply
+        if isinstance(reply, Raised):
+            future.set_result(_gave_up(gold, reply))
+        elif isinstance(reply, Graded) and reply.outcome in GRADES and isinstance(reply.answer, (str, type(None))):
+            future.set_result(reply)
+        else:
+            future.set_exception(
+                UserError(
+                    f"the grader of {self.task.source or self.task.name} returned {reply!r:.200}: it must return "
+                    f"Graded(outcome, answer), the outcome one of {', '.join(GRADES)}, the answer text or None"
+                )
+            )
+        return future
 
     def _take_worker(self) -> tuple[Connection, int]:
         """A worker that is alive and idle: the pipe to it, and its process id."""
@@ -183,6 +218,15 @@ class Grader:
                         server.kill()
                         self._server = None
         raise UserError(f"no worker can grade {self.task.name}: the error stands above, on stderr")
+
+
+def _check_has_grader(task: Task) -> None:
+    own = type(task)
+    if own.grade is Task.grade and (own.extract is Task.extract or own.is_right is Task.is_right):
+        raise UserError(
+            f"{task.source or own.__name__} has no grader: a task has a method grade(gold, response), or "
+            "extract(response) and is_right(gold, answer)"
+        )
 
 
 @dataclass
@@ -236,16 +280,22 @@ def grade_rows(
 ) -> Iterator[Graded]:
     """Grade ``(gold, response, finish_reason)`` rows lazily: one grade out for one row in, in the same order.
 
-    See :class:`Grader` for the rest. Nothing that a task's grader does ends the iteration.
+    See :class:`Grader` for the rest. UserError where the task's grader returns what is no grade, or is of the user's
+    own and raises on every row; nothing else that it does ends the iteration.
     """
     waiting: deque[Future[Graded]] = deque()
     with Grader(task, timeout, workers) as grader:
+        # Of a task of one's own, one grade is held back to the end: then it is known whether its grader always raised.
+        held_back = 1 if task.source else 0
         for row in rows:
             waiting.append(grader.submit(*row))
-            if waiting[0].done() or len(waiting) >= AHEAD * grader.workers:
+            if len(waiting) > held_back and (waiting[0].done() or len(waiting) >= AHEAD * grader.workers):
                 yield waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            graded = waiting.popleft().result()
+            if not waiting:
+                grader.refuse_if_all_raised()
+            yield graded
 
 
 def _resolved(graded: Graded) -> Future[Graded]:

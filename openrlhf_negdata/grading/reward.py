@@ -28,8 +28,11 @@ from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, TIMED_OUT, Graded, load
 #: What a call logs beside the reward: 1 for a response with this outcome. ``failed`` could not be graded at all.
 LOGGED = (CORRECT, NO_ANSWER, TIMED_OUT, FAILED := "failed")
 
-#: OpenRLHF decodes a response with its special tokens: ``</s>``, ``<|im_end|>``, ``<eos>``, ``<end_of_turn>``.
-_SPECIAL = re.compile(r"(?:</s>|<\|[^|<>]{1,40}\|>|<eos>|<pad>|<end_of_turn>)\s*\Z")
+#: OpenRLHF decodes a response with its special tokens. What looks like one of any family, at the end, is none of the
+#: answer: ``</s>``, ``<|im_end|>``, DeepSeek's ``<｜end▁of▁sentence｜>``, ``<end_of_turn>``, ``[/INST]``.
+_SPECIAL = re.compile(
+    r"(?:</?s>|<[|｜][^|｜<>]{1,40}[|｜]>|<(?:eos|bos|pad|unk|EOS_TOKEN|(?:end|start)_of_turn)>|\[(?:/?INST|EOS|PAD)\])\s*\Z"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -64,14 +67,16 @@ def for_task(name: str, **options: Any) -> Callable[[Any, Any, Any], dict[str, A
 def _submit(grader: Grader, queries: Any, prompts: Any, labels: Any, row: int) -> Future[Graded]:
     try:
         query, prompt, label = queries[row], prompts[row], labels[row]
-        if isinstance(label, bool) or not isinstance(label, (str, int, float)) or label == "":
-            raise TypeError(f"the label is {label!r:.100}, not a gold answer: see --data.label_key")
+        try:
+            gold = grader.task.read_gold(label)
+        except ValueError as error:
+            raise ValueError(f"no gold answer in the label, see --data.label_key: {error}") from None
         # OpenRLHF cuts a prompt that is too long at its start: then it is not found, and all is read.
         response = query.removeprefix(prompt)
         end = len(response)
         while special := _SPECIAL.search(response, max(0, end - 64), end):
             end = special.start()
-        return grader.submit(str(label), response[:end], None)
+        return grader.submit(gold, response[:end], None)
     except (Exception, SystemExit) as error:
         failed: Future[Graded] = Future()
         failed.set_exception(error)

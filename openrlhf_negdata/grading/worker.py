@@ -18,6 +18,10 @@ from multiprocessing.reduction import recv_handle
 from openrlhf_negdata.tasks import Graded, Task
 
 
+class Raised(str):
+    """What a task's grader raised, in words."""
+
+
 def serve(descriptor: int) -> None:
     """Read the task from the socket ``descriptor``, then fork a worker for each pipe that comes over it.
 
@@ -46,16 +50,18 @@ def _work(pipe: Connection, task: Task, timeout: float) -> None:
         pipe.send(os.getpid())
         while True:
             for gold, response in pipe.recv():
-                pipe.send(_grade(task, gold, response, timeout))
+                reply = _grade(task, gold, response, timeout)
+                # Of what is no grade the words are enough: it may hold what cannot be sent.
+                pipe.send(reply if isinstance(reply, (Graded, Raised)) else repr(reply))
     sys.exit()
 
 
-def _grade(task: Task, gold: str, response: str, timeout: float) -> Graded | str:
+def _grade(task: Task, gold: str, response: str, timeout: float) -> object:
     # The owner kills in time. If it and the fork server were killed, the kernel ends what would compute for ever.
     signal.setitimer(signal.ITIMER_REAL, timeout + 2)
     try:
         return task.grade(gold, response)
     except BaseException as error:  # No interrupt is delivered here: whatever is raised, the grader raised it.
-        return repr(error)
+        return Raised(repr(error))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

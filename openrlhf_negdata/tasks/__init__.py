@@ -61,13 +61,13 @@ class Task:
     def problem(self, row: dict, number: int) -> Problem:
         """Read a problem from ``row`` of a problems file; ``number`` is its line. KeyError or ValueError if
         malformed."""
-        if row["question"] is None or row["gold"] is None:
-            raise ValueError("question or gold is null")
+        if row["question"] is None:
+            raise ValueError("question is null")
         solution = row.get("solution")
         return Problem(
             id=str(row.get("id", number)),
             question=str(row["question"]),
-            gold=str(row["gold"]),
+            gold=self.read_gold(row["gold"]),
             solution=None if solution is None else str(solution),
         )
 
@@ -79,9 +79,28 @@ class Task:
         """Character offsets in ``text`` where a step ends, ascending; the delimiter belongs to the step it ends."""
         return [match.end() for match in re.finditer(r"\n+", text)]
 
-    def grade(self, gold: str, response: str) -> Graded:
-        """Grade a complete response against the gold answer: correct, wrong or no_answer."""
+    def read_gold(self, gold: object) -> str:
+        """The gold answer that ``gold`` is, in whatever form it is published; ValueError if it is none. Whatever takes
+        a gold answer from a user asks this first: against one that cannot be read every answer would be wrong."""
+        if isinstance(gold, bool) or not isinstance(gold, (str, int, float)) or not str(gold).strip():
+            raise ValueError(f"gold is {gold!r:.100}, not text or a number")
+        return str(gold)
+
+    def extract(self, response: str) -> str | None:
+        """The final answer as it is written in a complete response; None if there is none."""
         raise NotImplementedError
+
+    def is_right(self, gold: str, answer: str) -> bool:
+        """Whether ``answer``, which :meth:`extract` found, is the gold answer."""
+        raise NotImplementedError
+
+    def grade(self, gold: str, response: str) -> Graded:
+        """Grade a complete response against the gold answer: correct, wrong or no_answer. A task either overrides this
+        or has :meth:`extract` and :meth:`is_right`."""
+        answer = self.extract(response)
+        if answer is None:
+            return Graded(NO_ANSWER, None)
+        return Graded(CORRECT if self.is_right(gold, answer) else WRONG, answer)
 
     def warm_up(self) -> None:
         """Fill the caches of ``grade``: called once in the process that a slow grader's workers are forked from."""

@@ -2,12 +2,15 @@ r"""GSM8K: grade-school word problems whose answer is a number (Cobbe et al. 202
 
 A prompt is ``Question: ...``, a line with ``Answer:``, and the response begins on the next line. A step is a line.
 
-The answer of a response is, in this order: what the last balanced ``\boxed{...}`` holds; what follows the last
-``####`` on its line; on the last line, the number after ``A:`` or ``Answer:`` or ``the answer is``. A number that
-nothing announces is never an answer, so that a response which was cut off has none.
+An answer is announced, and the last announcement counts: by ``\boxed{...}``; by ``####`` with a number after it (with
+words after it, it is a heading of Markdown); or, at the end of the response, by ``A:``, ``Answer:`` or ``the answer
+is`` with a number on its line or alone on the next. A number that nothing announces is never an answer, so that a
+response which was cut off has none, and what is announced but is no number is none either. A thinking block is not
+read.
 
-Answers are compared as exact fractions: ``$1,080.00`` is ``1080``, ``1/2`` is ``0.5``, ``50%`` is ``50``,
-``3 million`` is ``3000000``. Units are not compared: ``18 dollars`` and ``18 eggs`` are both ``18``.
+Answers are compared as exact fractions: ``$1,080.00`` is ``1080``, ``1/2`` is ``0.5``, ``2\frac{1}{2}`` is ``2.5``,
+``50%`` is ``50``, ``3 million`` is ``3000000``, ``x = 18`` is ``18``. Units are not compared: ``18 dollars`` and ``18
+eggs`` are both ``18``.
 """
 
 from __future__ import annotations
@@ -15,66 +18,77 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Graded, Problem, Task
+from openrlhf_negdata.tasks import Problem, Task
+from openrlhf_negdata.tasks.answers import last_boxed, last_boxes, without_thinking
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_CURRENCY = r"(?:US\s?\$|[$€£¥₹]|(?:USD|EUR|GBP|Rs\.?)(?=\s?[-\d.]))"
+#: Macros that only set what they hold in another type.
+_TEXT = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 #: What surrounds a number in LaTeX and Markdown without changing it.
-_ORNAMENTS = re.compile(r"\\text\w*|\\mathrm|\\mbox|\\left|\\right|\\[,!;: ()]|\\(?=[$%])|\*\*|[{}~]|(?<=[\d.])\s?\$")
+_ORNAMENTS = re.compile(
+    r"\\(?:text\w*|mathrm|mbox|left|right|quad|qquad|displaystyle)(?![a-z])|\\[,!;: ()\[\]]|\\(?=[$%&])|\*\*|__|[`{}~]"
+    r"|(?<=[\d.])\s?\$"
+)
+#: An exponent of a unit, and degrees.
+_EXPONENT = re.compile(r"(?<=[A-Za-z])\s*(?:\^\s*\{?\s*[23]\s*\}?|[²³])|\^\s*\{?\s*\\circ\s*\}?")
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 _NUMBER = re.compile(
-    r"(?P<sign>[-+]?\s?\$?|\$\s?-)\s?"
+    rf"(?P<sign>[-+]?\s?{_CURRENCY}{{0,2}}|{_CURRENCY}\s?-)\s*"
     rf"(?:(?P<whole>{_DIGITS})\s+(?P<part>[0-9]+/[0-9]+)|(?P<ratio>{_DIGITS}\s?/\s?{_DIGITS})"
-    rf"|(?P<decimal>{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+))"
-    r"\s?%?\s*(?P<unit>[^\W\d_](?:[^\W\d_]|[\s/°'-]|\.(?!\s))*)?"
+    rf"|(?P<decimal>{_DIGITS}(?:\.[0-9]+)?\.?|\.[0-9]+))"
+    r"\s?[$€£¥₹]?\s?%?\s*(?P<unit>(?:/\s?|per\s)?[^\W\d_](?:[^\W\d_]|[\s/°'’,-]|\.(?=\s?[a-z]))*\.?)?"
 )
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 #: Words after a number that make it another number: `18 and a half`, `3 dozen`, `2 or more`, `5k`, `3x`.
-_NOT_UNITS = {"and", "or", "to", "plus", "minus", "half", "dozen", "hundred", "k", "x"}
+_NOT_UNITS = {"and", "or", "to", "plus", "minus", "times", "half", "dozen", "hundred", "hundreds", "k", "x"}
+#: Words before a number in a box that make it another number, or none: `not 18`, `less than 18`, `half of 18`.
+_NOT_BEFORE = _NOT_UNITS | {"not", "no", "than", "least", "most", "under", "over", "between", "from", "negative"}
+_WORDS_BEFORE = re.compile(r"((?:[^\W\d_]|[\s'’,:-])*[\s:])(?=[-+]?\s?[\d.$€£¥₹])")
 #: No quantity has more characters than this; Python refuses to read integers of more than 4,300 digits.
 _LONGEST = 200
+
+_MARKER = re.compile(r"####+([^\n]*)")
+#: What begins as a number does, if it is none of a list: there an answer was announced, be it readable or not.
+_BEGINS_AS_NUMBER = re.compile(rf"[\s*`({{\\$]*[-+]?\s?(?:{_CURRENCY}\s?)?\.?[0-9](?![0-9]*[.)]\s+[^\W\d])")
 _ANNOUNCED = re.compile(
-    r"(?:.*\banswer\s+is\b\s*:?|\W*(?:final\s+)?(?:a|answer)\s*:)(?P<answer>.*)", re.IGNORECASE | re.DOTALL
+    r"(?:.*\b(?:answer|result)\s+(?:is|are)\b\s*:?|[\W_]*(?:the\s+)?(?:final\s+)?(?:a|answer)[\s*_]*:"
+    r"|[\W_]*(?:the\s+)?final\s+answer[\s*_]*(?=\n))(?P<answer>.*)",
+    re.IGNORECASE | re.DOTALL,
 )
+#: Sentences after the answer, on its line, that no number stands in.
+_REMARK = re.compile(r"\.[\s*_]+[A-Z][^\d]*[.!?]?\Z")
 
 
-def last_boxed(text: str) -> str | None:
-    r"""What the last balanced ``\boxed{...}`` of ``text`` holds; None if there is none. Escaped braces do not count.
-
-    One pass, so that a text of nothing but open boxes takes no longer than another.
-    """
-    found = (-1, -1)
-    open_braces: list[int] = []
-    for token in _BOX.finditer(text):
-        if token.group() == "}" and open_braces:
-            start = open_braces.pop()
-            found = max(found, (start, token.start()))
-        elif token.group() == "{":
-            open_braces.append(-1)
-        elif len(token.group()) > 2:
-            open_braces.append(token.end())
-    start, end = found
-    return text[start:end].strip() if start >= 0 else None
-
-
-def read_number(text: str) -> Fraction | None:
-    """The number that ``text`` is, with or without currency, per cent sign or unit; None if it is anything else."""
+def read_number(text: str, boxed: bool = False) -> Fraction | None:
+    """The number that ``text`` is, with or without currency, per cent sign or unit; None if it is anything else.
+    ``boxed``: words may stand before it, as in a box that holds a sentence."""
     text = text.strip()
     if len(text) > _LONGEST:
         return None
-    text = _FRACTION.sub(r"\1/\2", text.replace("{,}", ",").replace("−", "-"))
-    match = _NUMBER.fullmatch(_ORNAMENTS.sub("", text).strip().rstrip(".!").strip())
-    if match is None:
-        return None
-    unit = (match["unit"] or "").lower().split()
+    text = text.replace("{,}", ",").replace("−", "-").replace("–", "-").rpartition("=")[2]
+    text = re.sub(r"(?<=\d)[\u2009\u202f\u00a0](?=\d{3}\b)", "", text)
+    text = _TEXT.sub(r" \1 ", text)
+    text = _FRACTION.sub(lambda found: " {}/{}".format(*filter(None, found.groups())), text)
+    text = _ORNAMENTS.sub("", _EXPONENT.sub("", text))
+    text = " ".join(re.sub(r"\([^()\d]*\)", "", text).split()).rstrip(".,;:").strip()
+    match = _NUMBER.fullmatch(text)
+    before = _WORDS_BEFORE.match(text) if boxed and match is None else None
+    if before and not _NOT_BEFORE.intersection(re.split(r"\W+", before[1].lower())):
+        match = _NUMBER.fullmatch(text, before.end())
+    return _value(match) if match else None
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    unit = re.split(r"[\s,]+", (match["unit"] or "").lower())
     if _NOT_UNITS.intersection(unit):
         return None
-    parts = [match[part] for part in ("whole", "part", "ratio", "decimal") if match[part]]
+    parts = [match[part].rstrip(".") for part in ("whole", "part", "ratio", "decimal") if match[part]]
     try:
         value = sum((Fraction(re.sub(r"[,\s]", "", part)) for part in parts), Fraction(0))
     except ZeroDivisionError:
         return None
-    value *= _SCALES.get(unit[0], 1) if unit else 1
+    value *= _SCALES.get(unit[0], 1)
     return -value if "-" in match["sign"] else value
 
 
@@ -85,37 +99,55 @@ class GSM8K(Task):
         """A row as GSM8K publishes it, ``{"question", "answer"}``, or ``{"question", "gold"[, "solution", "id"]}``."""
         if "gold" not in row:
             solution = str(row["answer"])
-            _, marker, gold = solution.rpartition("####")
-            if not marker:
+            if "####" not in solution:
                 raise ValueError("the answer has no '####' before its final number")
-            row = {**row, "gold": gold, "solution": solution}
-        problem = super().problem({**row, "gold": str(row["gold"]).strip().replace(",", "")}, number)
-        if read_number(problem.gold) is None:
-            raise ValueError(f"the gold answer {problem.gold!r} is not a number")
-        return problem
+            row = {**row, "gold": solution, "solution": solution}
+        return super().problem(row, number)
+
+    def read_gold(self, gold: object) -> str:
+        """A number, as such or at the end of a whole solution, after ``####`` or in a box."""
+        text = super().read_gold(gold)
+        _, marker, after = text.rpartition("####")
+        text = (after if marker else last_boxed(text) or text).strip()
+        if read_number(text) is None:
+            raise ValueError(f"the gold answer {text!r:.100} is not a number")
+        return text.replace(",", "")
 
     def prompt(self, question: str) -> str:
         return f"Question: {question}\nAnswer:\n"
 
     def extract(self, response: str) -> str | None:
-        """The final answer as it is written in ``response``; None if no answer is announced."""
-        boxed = last_boxed(response)
-        if boxed is not None:
-            return boxed or None
-        _, marker, rest = response.rpartition("####")
-        if marker:
-            return rest.split("\n")[0].strip() or None
-        announced = _ANNOUNCED.fullmatch(response.rstrip().rpartition("\n")[2])
-        answer = announced["answer"].strip("* ") if announced else ""
-        return answer if read_number(answer) is not None else None
+        """The final answer as it is written in ``response``; None if none is announced, or it is no number."""
+        text = without_thinking(response)
+        found = [(-1, "", False)]
+        if listed := last_boxes(text):
+            found.append((listed[-1].start, ", ".join(box.content for box in listed), True))
+        found += [
+            (marker.start(), marker[1].strip(), False)
+            for marker in _MARKER.finditer(text)
+            if _BEGINS_AS_NUMBER.match(marker[1])
+        ]
+        found.append(self._said_last(text))
+        _, answer, boxed = max(found)
+        answer = answer if boxed else answer.rstrip("!")  # in a box it is a factorial
+        return answer if read_number(answer, boxed) is not None else None
 
-    def grade(self, gold: str, response: str) -> Graded:
-        answer = self.extract(response)
-        if answer is None:
-            return Graded(NO_ANSWER, None)
-        expected, given = read_number(gold), read_number(answer)
-        right = gold.strip() == answer if expected is None or given is None else expected == given
-        return Graded(CORRECT if right else WRONG, answer)
+    def is_right(self, gold: str, answer: str) -> bool:
+        return read_number(gold) == read_number(answer, boxed=True)
+
+    def _said_last(self, text: str) -> tuple[int, str, bool]:
+        """Where the end of ``text`` announces an answer in words, and the answer; before all else if it does not."""
+        *before, last = text.rstrip().split("\n")
+        start = len(text.rstrip()) - len(last)
+        announced = _ANNOUNCED.fullmatch(last)
+        if announced is None:
+            # The line before may end with the announcement, and this one is the answer alone.
+            lines = [line for line in before if line.strip()]
+            announced = _ANNOUNCED.fullmatch(f"{lines[-1].rstrip()}\n{last}") if lines else None
+            if announced is None or announced["answer"].strip("*_: ").strip() != last.strip("*_ "):
+                return -1, "", False
+        answer = _REMARK.sub("", announced["answer"]).strip("*_ \n")
+        return (start, answer, False) if _BEGINS_AS_NUMBER.match(answer) else (-1, "", False)
 
 
 task = GSM8K()

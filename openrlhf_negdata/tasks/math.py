@@ -1,6 +1,7 @@
 r"""MATH: competition problems whose answer is an expression (Hendrycks et al. 2021, arXiv 2103.03874).
 
-The answer of a response is what its last balanced ``\boxed{...}`` holds. It is compared with the gold answer by
+The answer of a response is what its last balanced ``\boxed{...}`` holds, or a list of what the last ones hold. It is
+compared with the gold answer by
 math-verify, gold first, because its comparison is not symmetric. Where a solution has lines, a step is a line; where
 it has none, a step is a sentence, and a full stop inside mathematics does not end it.
 """
@@ -14,13 +15,14 @@ from typing import Any
 from math_verify import parse, verify
 from math_verify.parser import LatexExtractionConfig
 
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Graded, Problem, Task
-from openrlhf_negdata.tasks.gsm8k import last_boxed
+from openrlhf_negdata.tasks import Problem, Task
+from openrlhf_negdata.tasks.answers import last_boxed, last_boxes, without_thinking
 
 # It warns of the timeouts that are off here on purpose: its SIGALRM cannot stop arithmetic on huge integers.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _MATHEMATICS = re.compile(r"(?<!\\)\$\$.*?(?<!\\)\$\$|(?<!\\)\$.*?(?<!\\)\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
+_TYPE = re.compile(r"\\(?:text\w*|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}")
 #: Only what is in the box is read, and all of it: math-verify must not look for numbers elsewhere.
 _BOX_ONLY = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
 
@@ -30,18 +32,19 @@ class Math(Task):
     slow_grader = True
 
     def problem(self, row: dict, number: int) -> Problem:
-        r"""A row as MATH has it, ``{"problem", "solution"[, "answer"]}``, or one with ``question`` and ``gold``."""
+        r"""A row as MATH has it, ``{"problem", "solution"}``, as competition sets have it, ``{"problem", "answer"}``,
+        or one with ``question`` and ``gold``."""
         if "gold" not in row:
-            solution = str(row["solution"])
-            gold = row.get("answer", last_boxed(solution))
-            if gold is None:
-                # A few of the published solutions write \boxed 2 without braces.
-                bare = re.findall(r"\\boxed\s+([^\s$]+)", solution)
-                if not bare:
-                    raise ValueError("no answer, and no \\boxed{...} in the solution")
-                gold = bare[-1]
+            gold = row.get("answer")
+            if gold is None and (gold := last_boxed(str(row["solution"]))) is None:
+                raise ValueError("no answer, and no \\boxed{...} in the solution")
             row = {"id": row.get("unique_id", number), **row, "question": row["problem"], "gold": gold}
         return super().problem(row, number)
+
+    def read_gold(self, gold: object) -> str:
+        """An expression, with or without dollars, in a box, or at the end of a whole solution."""
+        text = super().read_gold(gold)
+        return (last_boxed(text) or text).strip().strip("$").strip()
 
     def prompt(self, question: str) -> str:
         return f"Problem: {question}\nPut the final answer in \\boxed{{}}.\nSolution:\n"
@@ -55,25 +58,28 @@ class Math(Task):
 
     def extract(self, response: str) -> str | None:
         """The final answer as it is written in ``response``; None if nothing is boxed."""
-        return last_boxed(response) or None
+        return ", ".join(box.content for box in last_boxes(without_thinking(response))) or None
 
-    def grade(self, gold: str, response: str) -> Graded:
+    def is_right(self, gold: str, answer: str) -> bool:
         """Compare what is boxed with ``gold``.
 
         On some input this runs for hours and cannot be interrupted: :mod:`openrlhf_negdata.grading` runs it in
         processes that can be killed.
         """
-        answer = self.extract(response)
-        if answer is None:
-            return Graded(NO_ANSWER, None)
-        gold = gold.strip().strip("$").strip()
-        right = gold == answer or verify(_parse(gold), _parse(answer), timeout_seconds=None)
-        return Graded(CORRECT if right else WRONG, answer)
+        gold = self.read_gold(gold)
+        if _plain(gold) == _plain(answer):
+            return True
+        return bool(verify(_parse(gold), _parse(answer.rstrip(". ")), timeout_seconds=None))
 
     def warm_up(self) -> None:
         # The first expression of its kind takes a hundred times as long to parse as the next.
         for answer in (r"\frac{3}{2}+x^2", r"2\sqrt{3}", "(1,2]", r"\{1,2\}"):
             self.grade("1", f"\\boxed{{{answer}}}")
+
+
+def _plain(answer: str) -> str:
+    """An answer in words without what only sets it in another type."""
+    return " ".join(_TYPE.sub(r" \1 ", answer).rstrip(". ").split())
 
 
 def _parse(answer: str) -> list[Any]:
