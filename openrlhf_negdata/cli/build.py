@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -45,7 +44,7 @@ from openrlhf_negdata.datasets.spurious import Spurious
 from openrlhf_negdata.datasets.step_dpo import Algorithm1, SharedPrefix, Siblings
 from openrlhf_negdata.datasets.step_rft import StepRft
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import BadRowError, Reading, ShuffledRows, read_problems, source_name, write_jsonl
+from openrlhf_negdata.files import BadRowError, Output, Reading, ShuffledRows, read_problems, source_name, write_jsonl
 from openrlhf_negdata.forms import ACCEPTED, rows_of
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.rollouts.store import Run
@@ -89,7 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems_from", default=None, help=f"the problems, if the folder has no problems.jsonl: {ACCEPTED}"
     )
     parser.add_argument("--output", required=True, help="the .jsonl file to write")
-    parser.add_argument("--task", default=None, help="what the problems are; a run folder says so itself")
+    parser.add_argument(
+        "--task",
+        default=None,
+        help="what the problems are; a run folder says so itself, but for the file of a task of your own",
+    )
     parser.add_argument("--tokenizer", default=None, help="model folder whose tokenizer makes the ids")
     parser.add_argument(
         "--data.apply_chat_template",
@@ -254,20 +257,17 @@ add_arguments(DEFAULTS)
 def run(args: argparse.Namespace) -> None:
     folder, output = _input(args), Path(args.output)
     made = Run.open(folder) if folder and (folder / "manifest.json").is_file() else None
-    data = made.manifest["settings"] if made else _digests(folder, args.problems_from)
-    identity = {"arm": args.arm, "input": data, **_flags(args)}
-    identity = json.loads(json.dumps(identity))
-    stamp = output.with_name(f".{output.name}.settings.json")
-    if output.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == identity:
+    task = _task(args.task, made)
+    files = _files(output, args, folder, made, task)
+    if files.complete:
         print(f"{output} is complete")
     else:
-        stamp.unlink(missing_ok=True)
         try:
-            _build(args, folder, made, output, identity["input"])
+            _build(args, folder, made, task, files)
         except BadRowError as error:
             how = "" if args.skip_bad_rows else " (--skip_bad_rows leaves such rows out)"
             raise UserError(f"{error}{how}") from None
-        write_jsonl(stamp, [identity])
+        files.commit()
     if args.local_dir:
         hub.write(Path(args.local_dir), output)
     if args.push_to_hub:
@@ -291,12 +291,23 @@ def _input(args: argparse.Namespace) -> Path | None:
     return folder
 
 
-def _build(
-    args: argparse.Namespace, folder: Path | None, made: Run | None, output: Path, data: dict[str, Any]
-) -> None:
-    """Write the set and its card. ``data`` says what it is made of."""
+def _files(output: Path, args: argparse.Namespace, folder: Path | None, made: Run | None, task: Task) -> Output:
+    """The set and what stands beside it, and all that decides their content."""
+    data = made.manifest["settings"] if made else _digests(folder, args.problems_from)
+    settings = {"command": "build", "arm": args.arm, "input": data, **_flags(args), "task": task.identity}
+    own = [folder / name for name in ("problems.jsonl", "traces.jsonl")] if folder else []
+    return Output(
+        output,
+        settings,
+        inputs=[*own, *filter(None, (args.problems_from, args.task)), *args.decontaminate],
+        beside=[output.with_name(f"{output.name}.card.md"), hub.validation(output), _bad_rows(output)],
+    )
+
+
+def _build(args: argparse.Namespace, folder: Path | None, made: Run | None, task: Task, files: Output) -> None:
+    """Write the set and its card."""
     _check(args)
-    task = _task(args.task, made)
+    output, data = files.path, files.settings["input"]
     tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made else None
     max_len = _max_len(args, tokenizer)
     reading = Reading(args.skip_bad_rows)
@@ -343,6 +354,7 @@ def _build(
         raise UserError(f"{where}: no row is left for {args.arm} (dropped: {dropped or 'nothing came in'})")
     if len(rows) < args.size:
         raise UserError(f"--size {args.size}: {where} gives {len(rows)} rows of {args.arm}")
+    files.claim()
     written = rows.write(args.seed, args.size if args.size >= 0 else None)
     if args.validation:
         apart.write(args.seed)
@@ -389,9 +401,13 @@ def _read(reading: Reading) -> list[Account]:
     return list(accounts.values()) if reading.skip_bad_rows else []
 
 
+def _bad_rows(output: Path) -> Path:
+    return output.with_name(f"{output.name}.dropped.jsonl")
+
+
 def _list_bad_rows(reading: Reading, output: Path) -> None:
     """Write OUTPUT.dropped.jsonl: which rows reading left out, and why."""
-    listed = output.with_name(f"{output.name}.dropped.jsonl")
+    listed = _bad_rows(output)
     if reading.skip_bad_rows:
         bad = ({"file": file, "line": number, "reason": reason} for _, file, number, reason in reading.left_out)
         write_jsonl(listed, bad)
@@ -428,9 +444,7 @@ def _task(name: str | None, made: Run | None) -> Task:
         if name is None:
             raise UserError("--task is needed: the input folder was not made by `negdata sample`")
         return load(name)
-    if name is not None and name != made.manifest["settings"]["task"]:
-        raise UserError(f"--task {name}: {made.path} was made for task {made.manifest['settings']['task']}")
-    return made.task
+    return made.task(name)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.q_problems < 0 or args.q_rollouts < 1:
         raise UserError("--q_problems must be at least 0 and --q_rollouts at least 1")
     settings = {
-        "task": args.task,
+        "task": task.identity,
         "problems": len(problems),
         "problems_digest": engines.content_seed(problems),
         "max_tokens": max_response_tokens(task, flags),
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     longest = settings["max_tokens"] + max(map(len, prompts))
     models.check_length(first, longest)
     write_json(output / "settings.json", settings)
-    only_writer(output / ".lock")
+    only_writer(output / ".lock", ["*"])
     owed = owed_now()
     with engines.Engines(first, longest, flags) as running:
         for name, model in tqdm(owed.items(), desc="evaluate", unit="policy"):
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
                 "arm": name,
                 "model": str(model),
                 "revision": revisions[name],
-                "task": args.task,
+                "task": task.identity,
                 "problems": len(problems),
             }
             write_json(output / f"{name}.json", told | result)

@@ -39,7 +39,7 @@ from openrlhf_negdata.synthesis import PLACEHOLDER, read_prompts
 from openrlhf_negdata.synthesis.client import ChatServer, Reply
 from openrlhf_negdata.synthesis.journal import Journal
 from openrlhf_negdata.synthesis.pipeline import DROPPED, KEPT, Recipe, assemble
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import Problem, Task, load
 
 #: What a token is reckoned to be before any is counted.
 CHARACTERS_A_TOKEN = 4
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     count = len(seeds) if args.count is None else args.count
     key = _key(flags["server.api_key_env"])
     manifest = _manifest(args.output)
-    settings = _settings(flags, prompts, seeds, tests, manifest)
+    settings = _settings(flags, task, prompts, seeds, tests, manifest)
     if manifest:
         refuse_other_settings(args.output, manifest["settings"], settings)
         if manifest["complete"] and manifest["count"] == count and (args.output / "problems.jsonl").is_file():
@@ -151,6 +151,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _settings(
     flags: dict[str, Any],
+    task: Task,
     prompts: dict[str, str],
     seeds: list[Problem],
     tests: dict[str, list[str]],
@@ -161,7 +162,7 @@ def _settings(
     The model is None where the server has yet to say which it has.
     """
     return {
-        "task": flags["task"],
+        "task": task.identity,
         "model": flags["server.model"] or (manifest["settings"].get("model") if manifest else None),
         "seeds": content_seed(seeds),
         "prompts": content_seed(prompts),
@@ -248,7 +249,7 @@ async def _make_attempts(
     async with server:
         if _owed(Journal(output / "journal.jsonl"), count):
             settings["model"] = await _model(server, settings["model"])
-        only_writer(output / ".lock")
+        only_writer(output / ".lock", ["*"])
         if manifest := _manifest(output):  # of a command that held the lock until now
             refuse_other_settings(output, manifest["settings"], settings)
         _write_manifest(output, settings, count)

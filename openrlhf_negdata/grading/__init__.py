@@ -76,12 +76,13 @@ class Grader:
     def submit(self, gold: str, response: str, finish_reason: str | None) -> Future[Graded]:
         """The grade of ``response`` against ``gold``, at once or later: ``await asyncio.wrap_future(...)``.
 
-        A response with finish reason ``length`` is ``truncated`` whatever it says, and is not shown to the grader. A
+        A response is whole where its finish reason is ``stop``, or not known (None or empty). With any other
+        (``length``, or vLLM's ``abort``) it is ``truncated`` whatever it says, and is not shown to the grader. A
         grader that raises or dies has given up: ``timed_out``, with a warning in the log. The future cannot be
         cancelled, as others may wait for the same grade. It raises UserError where no worker can be started or where
         the task's grader returns what is no grade, and CancelledError where the grader is closed first.
         """
-        if finish_reason == "length":
+        if finish_reason not in ("stop", "", None):
             return _resolved(Graded(TRUNCATED, None))
         try:
             if not self.task.slow_grader:

@@ -29,10 +29,10 @@ class AgentExecutor(executor.AgentExecutor):
     async def answer(self, job: ValueJob, llm_engine: Any) -> ValueResult:
         run, result = job.run, ValueResult()
         if self.tools is None:  # an actor serves one run
-            task = tasks.load(run.task)
+            task = tasks.load(run.task, run.identity)
             # A node may hold eight actors.
             workers = max(2, len(os.sched_getaffinity(0)) // 8)
-            self.tools = task, load_tokenizer(run.tokenizer), Grader(task, workers=workers)
+            self.tools = task, load_tokenizer(run.tokenizer), Grader(task, run.timeout, workers)
         task, tokenizer, grader = self.tools
         answers = []
         for token_ids, outcome in job.answers:

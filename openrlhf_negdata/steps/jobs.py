@@ -11,10 +11,13 @@ from openrlhf_negdata.steps.split import Segmentation
 
 @dataclass(frozen=True)
 class ValueRun:
-    """What all jobs of a run have in common. ``tokenizer`` is a folder; ``max_tokens`` is the budget of a whole
-    response, prefix and rollout together."""
+    """What all jobs of a run have in common. ``task`` is a name or a path, and its content must be that of
+    ``identity``; ``timeout`` is that of the grader of the answers, in seconds; ``tokenizer`` is a folder;
+    ``max_tokens`` is the budget of a whole response, prefix and rollout together."""
 
     task: str
+    identity: str
+    timeout: float
     tokenizer: str
     model: str
     segmentation: Segmentation
