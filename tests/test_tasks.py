@@ -216,20 +216,22 @@ EIGHTEEN = r"""
 \boxed{18 \, \text{\$}} | \boxed{x = 18} | \boxed{£18} | \boxed{18\,\text{m}^2} | \boxed{\text{Janet makes } 18}
 \boxed{9 \times 2 = 18} | \boxed{\frac{36}{2}} | \boxed 18 | \fbox{18} | \boxed{18^\circ} | \boxed{18 \text{ sq. ft.}}
 \boxed{18 \frac{\text{miles}}{\text{hour}}} | \boxed{USD 18} | \boxed{18.} | \boxed{\$18.00} | $\boxed{18}$ dollars
-The answer is: 18 cm^2 | The final answer is $18$. I hope it is correct. | Final Answer: **18** 
-### Final Answer: ~ 18 | The answer is: ~ ~ 18 | **Final Answer** ~ ~ 18 | So, the answer is 18! | Answer: \(18\) | A:18 | The result is 18.
-<think>it is \boxed{3}</think> The answer is 18 | hm \boxed{3}</think> \boxed{18} | The answer is 18 dollars per day.
+The answer is: 18 cm^2 | The final answer is $18$. I hope it is correct. | Final Answer: **18**
+### Final Answer: ~ 18 | The answer is: ~ ~ 18 | **Final Answer** ~ ~ 18 | So, the answer is 18! | Answer: \(18\)
+A:18 | The result is 18. | <think>it is \boxed{3}</think> The answer is 18 | hm \boxed{3}</think> \boxed{18}
+The answer is 18 dollars per day.
 """
 NOT_EIGHTEEN = r"""
 18 | So 18. | we get 18 apples | #### 18 or 20 | #### 18-20 | #### Step 18 | #### 18. Compute the total | ### 18
-#### 180 | #### 1.8 | #### -18 | #### 18/19 | #### 18 1/2 | #### 18 and a half | #### $18 and $20
-#### 18 ~ #### 20 | \boxed{18 or 20} | \boxed{18} and \boxed{20} | \boxed{20} and \boxed{18} | \boxed{18, 20} | \boxed{18^2} | \boxed{18!}
+#### 180 | #### 1.8 | #### -18 | #### 18/19 | #### 18 1/2 | #### 18 and a half | #### $18 and $20 | #### 18 ~ #### 20
+\boxed{18 or 20} | \boxed{18} and \boxed{20} | \boxed{20} and \boxed{18} | \boxed{18, 20} | \boxed{18^2} | \boxed{18!}
 \boxed{\text{not } 18} | \boxed{\text{less than } 18} | \boxed{half of 18} | \boxed{18 dozen} | \boxed{18:30}
-\boxed{18 | \boxed{\pm 18} | \boxed{x > 18} | \boxed{18 \leq x} | \boxed{10^{18}} | \boxed{\sqrt{18}} | \boxed{(18)(2)}
-\boxed{18x} | \boxed{0.\overline{18}} | \boxed{18_{16}} | \boxed{18 \cdot 10^3} | \boxed{18 \text{ million}} | \boxed{-18}
-\boxed{18} so #### 20 | #### 18 ~ \boxed{20} | \boxed{18} ~ ~ The answer is 20. | The answer is 18, or 20
-The answer is not 18 | The answer is 18 ~ but 40 + | A: 18 ~ Let me check | Answer: 18 + 2 | Answer: 18 * 2 = 36
-<think>\boxed{18} | <think>The answer is 18</think> | <think>\boxed{18}</think>20 | The answer is 18 apples, and now we
+\boxed{18 | \boxed{\pm 18} | \boxed{x > 18} | \boxed{18 \leq x} | \boxed{10^{18}} | \boxed{\sqrt{18}}
+\boxed{(18)(2)} | \boxed{18x} | \boxed{0.\overline{18}} | \boxed{18_{16}} | \boxed{18 \cdot 10^3}
+\boxed{18 \text{ million}} | \boxed{-18} | \boxed{18} so #### 20 | #### 18 ~ \boxed{20}
+\boxed{18} ~ ~ The answer is 20. | The answer is 18, or 20 | The answer is not 18 | The answer is 18 ~ but 40 +
+A: 18 ~ Let me check | Answer: 18 + 2 | Answer: 18 * 2 = 36 | <think>\boxed{18} | <think>The answer is 18</think>
+<think>\boxed{18}</think>20 | The answer is 18 apples, and now we
 """
 
 
@@ -238,7 +240,6 @@ def written(block: str) -> list[str]:
         one.strip().replace(" ~", "\n").replace("\n ", "\n").replace(" ####", "\n####")
         for line in block.strip().splitlines()
         for one in line.split(" | ")
-        if one.strip()
     ]
 
 

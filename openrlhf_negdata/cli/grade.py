@@ -70,6 +70,7 @@ def _grade_file(args: argparse.Namespace) -> None:
     task = load(args.task)
     settings = {"command": "grade", "task": task.identity, "timeout": args.timeout, "input": args.input.name}
     output = Output(args.output, settings, inputs=[args.input, args.task])
+
     # Read twice, so that a malformed last row is found before the first is graded, and rows are never all in memory.
     def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
         return _check_answers(row, task)
