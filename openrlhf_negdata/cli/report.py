@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluation", required=True, metavar="DIR", help="folder that `negdata evaluate` made")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for summary.json and report.html")
     parser.add_argument("--values", metavar="DIR", help="folder that `negdata value` made, to show traces from")
+    parser.add_argument(
+        "--model.trust_remote_code", action="store_true", help="run Python code that the tokenizer of --values carries"
+    )
     parser.add_argument("--times", metavar="FILE", help='time by stage, rows {"stage": "sample", "seconds": 12.3}')
     parser.add_argument(
         "--compare",
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     outcomes = Counter[str]()
     if args.values:
         values = Run.open(args.values)
-        traces, outcomes = choose_traces(values, args.traces, _decoder(values))
+        traces, outcomes = choose_traces(values, args.traces, _decoder(values, vars(args)["model.trust_remote_code"]))
 
     output = Path(args.output)
     write_json(output / "summary.json", said)
@@ -84,7 +87,7 @@ def _print(made: list[Table]) -> None:
         console.print(for_terminal(table, console.width))
 
 
-def _decoder(values: Run) -> Callable[[list[int]], str]:
+def _decoder(values: Run, trust_remote_code: bool) -> Callable[[list[int]], str]:
     """Token ids to text, with the tokenizer that the value run carries."""
-    tokenizer = values.tokenizer()
+    tokenizer = values.tokenizer(trust_remote_code)
     return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -153,6 +153,7 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
             max_tokens=made["max_tokens"],
             budget=budget,
             seed=flags["seed"],
+            trust_remote_code=flags["model.trust_remote_code"],
         )
         gold = {problem.id: problem.gold for problem in output.problems()}
         numbered = ((index // size, traces) for index, traces in enumerate(chosen(graded, flags, Counter())))
@@ -224,7 +225,7 @@ def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Tra
     last of them, number -1."""
     solutions: dict[str, str] = {}
     if flags["value.solutions"]:
-        tokenizer = graded.tokenizer()
+        tokenizer = graded.tokenizer(flags["model.trust_remote_code"])
         solutions = {problem.id: problem.solution for problem in graded.problems() if problem.solution}
     for problem, group in itertools.groupby(graded.read("traces"), key=lambda trace: trace.problem):
         traces = list(group)
@@ -287,7 +288,7 @@ def _budget(flags: dict) -> Budget:
 
 def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> None:
     """What a run would cost. A rollout is expected to be as long as what is left of the answers through its prefix."""
-    tokenizer = graded.tokenizer()
+    tokenizer = graded.tokenizer(flags["model.trust_remote_code"])
     cost, dropped = Counter[str](), Counter[str]()
     with tqdm(total=graded.outcomes("traces").total(), desc="dry run", unit="answer") as bar:
         for traces in chosen(graded, flags, dropped):

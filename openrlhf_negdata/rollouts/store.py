@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_jsonl, write_json, write_jsonl
-from openrlhf_negdata.models import load_tokenizer
+from openrlhf_negdata.models import load_tokenizer, tokenizer_files
 from openrlhf_negdata.tasks import BUILT_IN, Problem, Task, load
 
 
@@ -147,18 +147,20 @@ class Run:
         if run and run.complete and not run.owed():
             return run  # nothing is left to write, so it may be where nothing can be
         rows = [asdict(problem) for problem in problems]
-        tokenizer = None
+        tokenizer = Path(tokenizer_from or "")
+        if (tokenizer / "tokenizer").is_dir():
+            tokenizer /= "tokenizer"
+        files = tokenizer_files(tokenizer) if tokenizer_from and run is None else []
         if run is None:
             _refuse_others_folder(path, rows)
-            if tokenizer_from is not None:
-                parent = Path(tokenizer_from) / "tokenizer"
-                tokenizer = load_tokenizer(str(parent if parent.is_dir() else tokenizer_from))
         only_writer(path / ".lock", ["*"])
         run = cls._started(path, wanted)  # by another process, since
         if run is None:
             write_jsonl(path / "problems.jsonl", rows)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(path / "tokenizer")
+            for file in files:
+                copy = path / "tokenizer" / file.relative_to(tokenizer)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(file.read_bytes())
             if task is not None and task.source:
                 (path / TASK_FILE).write_bytes(task.code)
             run = cls(path, {**wanted, "shards": 0, "complete": False})
@@ -215,9 +217,9 @@ class Run:
             )
         return load(given or made, made, owner=str(self.path))
 
-    def tokenizer(self) -> Any:
-        """The policy's tokenizer."""
-        return load_tokenizer(str(self.path / "tokenizer"))
+    def tokenizer(self, trust_remote_code: bool = False) -> Any:
+        """The policy's tokenizer. Where it is made of Python code, ``trust_remote_code`` lets that run."""
+        return load_tokenizer(str(self.path / "tokenizer"), trust_remote_code)
 
     def problems(self) -> list[Problem]:
         return [Problem(**row) for row in _rows(self.path / "problems.jsonl")]
