@@ -103,7 +103,14 @@ def run(args: argparse.Namespace) -> None:
         "shard_size": args.shard_size,
         "problems": engines.content_seed(problems),
     }
-    output = Run.create(args.output, "sample", settings, problems, tokenizer_from=model)
+    output = Run.create(
+        args.output,
+        "sample",
+        settings,
+        problems,
+        tokenizer_from=model,
+        trust_remote_code=flags["model.trust_remote_code"],
+    )
     if output.complete:
         print(f"{args.output} is complete: {output.manifest['counts']}")
         return

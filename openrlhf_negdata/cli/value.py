@@ -123,7 +123,14 @@ def run(args: argparse.Namespace) -> None:
     }
     if not (Path(args.output) / "manifest.json").is_file() and next(chosen(graded, flags, Counter()), None) is None:
         raise UserError(f"{args.input}: no answer is left to value")
-    output = Run.create(args.output, "value", settings, graded.problems(), tokenizer_from=graded.path)
+    output = Run.create(
+        args.output,
+        "value",
+        settings,
+        graded.problems(),
+        tokenizer_from=graded.path,
+        trust_remote_code=flags["model.trust_remote_code"],
+    )
     if not output.complete:
         _value(graded, output, model, flags, budget)
     show(output)
@@ -151,6 +158,7 @@ def _value(graded: Run, output: Run, model: Path, flags: dict, budget: Budget) -
             max_tokens=made["max_tokens"],
             budget=budget,
             seed=flags["seed"],
+            trust_remote_code=flags["model.trust_remote_code"],
         )
         gold = {problem.id: problem.gold for problem in output.problems()}
         numbered = ((index // size, traces) for index, traces in enumerate(chosen(graded, flags, Counter())))
@@ -222,7 +230,7 @@ def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Tra
     last of them, number -1."""
     solutions: dict[str, str] = {}
     if flags["value.solutions"]:
-        tokenizer = graded.tokenizer()
+        tokenizer = graded.tokenizer(flags["model.trust_remote_code"])
         solutions = {problem.id: problem.solution for problem in graded.problems() if problem.solution}
     for problem, group in itertools.groupby(graded.read("traces"), key=lambda trace: trace.problem):
         traces = list(group)
@@ -285,7 +293,7 @@ def _budget(flags: dict) -> Budget:
 
 def _print_cost(graded: Run, flags: dict, budget: Budget) -> None:
     """What a run would cost. A rollout is expected to be as long as what is left of the answers through its prefix."""
-    task, tokenizer = graded.task, graded.tokenizer()
+    task, tokenizer = graded.task, graded.tokenizer(flags["model.trust_remote_code"])
     cost, dropped = Counter[str](), Counter[str]()
     with tqdm(total=graded.outcomes("traces").total(), desc="dry run", unit="answer") as bar:
         for traces in chosen(graded, flags, dropped):

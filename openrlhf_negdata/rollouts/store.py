@@ -131,6 +131,8 @@ class Run:
         settings: dict[str, Any],
         problems: list[Problem],
         tokenizer_from: str | Path | None = None,
+        *,
+        trust_remote_code: bool = False,
     ) -> Run:
         """Start the run at ``path``, or go on with it if it was started with equal ``settings``.
 
@@ -153,7 +155,7 @@ class Run:
         tokenizer = None
         if tokenizer_from is not None:
             parent = Path(tokenizer_from) / "tokenizer"
-            tokenizer = load_tokenizer(str(parent if parent.is_dir() else tokenizer_from))
+            tokenizer = load_tokenizer(str(parent if parent.is_dir() else tokenizer_from), trust_remote_code)
         rows = [asdict(problem) for problem in problems]
         if (path / "problems.jsonl").is_file() and list(_rows(path / "problems.jsonl")) != rows:
             raise UserError(f"{path} holds a problems.jsonl of other problems: give another --output")
@@ -190,9 +192,9 @@ class Run:
     def task(self) -> Task:
         return load(self.manifest["settings"]["task"])
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self, trust_remote_code: bool = False) -> Any:
         """The policy's tokenizer."""
-        return load_tokenizer(str(self.path / "tokenizer"))
+        return load_tokenizer(str(self.path / "tokenizer"), trust_remote_code)
 
     def problems(self) -> list[Problem]:
         return [Problem(**row) for row in _rows(self.path / "problems.jsonl")]

@@ -32,7 +32,7 @@ class AgentExecutor(executor.AgentExecutor):
             task = tasks.load(run.task)
             # A node may hold eight actors.
             workers = max(2, len(os.sched_getaffinity(0)) // 8)
-            self.tools = task, load_tokenizer(run.tokenizer), Grader(task, workers=workers)
+            self.tools = task, load_tokenizer(run.tokenizer, run.trust_remote_code), Grader(task, workers=workers)
         task, tokenizer, grader = self.tools
         answers = []
         for token_ids, outcome in job.answers:

@@ -22,6 +22,7 @@ class ValueRun:
     max_tokens: int
     budget: Budget
     seed: int
+    trust_remote_code: bool = False
 
     def seed_of(self, prompt_ids: list[int], prefix: Prefix) -> int:
         """The seed of the first draw from ``prefix``; the seed of the i-th is i more (vLLM's own rule for n draws of
