@@ -3,25 +3,30 @@
     negdata evaluate --task gsm8k --problems test.jsonl --models sft=runs/sft step_dpo=runs/step_dpo --output
     evaluation
 
-One engine serves all policies: they have one architecture, and only their weights are exchanged. A file ARM.json a
-policy; arms that have theirs are not evaluated again.
+One engine serves all policies that differ in their weights alone, which are exchanged; others are served one engine
+after the other, each policy with its own config, tokenizer, chat template and end tokens. A file ARM.json a policy;
+arms that have theirs are not evaluated again.
 
---q_problems N also estimates, on the first N problems that have a solution, the chance of success (Q) from the prefix
-before each step of that solution, by --q_rollouts samples of the policy: Figure 7 of Setlur et al. 2024.
+--q_problems N also estimates, on the first N of those problems that have a solution, the chance of success (Q) from
+the prefix before each step of that solution, by --q_rollouts samples of the policy: Figure 7 of Setlur et al. 2024.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from openrlhf_negdata import models
+from openrlhf_negdata.analysis.summary import NOT_ARMS
 from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_response_tokens, read_sampling
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
@@ -33,6 +38,30 @@ from openrlhf_negdata.steps.split import split_steps
 from openrlhf_negdata.tasks import CORRECT, OUTCOMES, Problem, Task, load
 
 
+@dataclass(frozen=True)
+class Exam:
+    """What every arm is asked. ``q_problems`` are those on which Q by step is estimated."""
+
+    task: Task
+    problems: list[Problem]
+    q_problems: list[Problem]
+    q_rollouts: int
+    sampling: engines.Sampling
+    max_tokens: int
+    seed: int
+
+
+@dataclass
+class Group:
+    """Policies that one engine can serve (:func:`models.serving_key`), by arm, and how they are all prompted.
+    ``prompts`` holds the token ids of the prompt of every problem, by its id."""
+
+    arms: dict[str, Path]
+    tokenizer: Any
+    prompts: dict[str, list[int]]
+    longest: int
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", required=True, help="what the problems are: a built-in task, or the path of a .py file"
@@ -42,7 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models", required=True, nargs="+", metavar="ARM=MODEL", help="policies, each with the name of its arm"
     )
     parser.add_argument("--output", required=True, help="the folder to write")
-    parser.add_argument("--q_problems", type=int, default=0, help="problems on which Q by step is estimated; 0: none")
+    parser.add_argument(
+        "--q_problems",
+        type=int,
+        default=0,
+        help="problems, of those that have a solution, on which Q by step is estimated; 0: none",
+    )
     parser.add_argument("--q_rollouts", type=int, default=8, help="rollouts a prefix for Q by step")
     add_sampling_flags(parser)
     engines.add_flags(parser)
@@ -52,12 +86,7 @@ def run(args: argparse.Namespace) -> None:
     flags = vars(args)
     task = load(args.task)
     problems = read_problems(args.problems, task)
-    arms: dict[str, Path] = {}
-    for word in args.models:
-        name, _, model = word.partition("=")
-        if not name or not model or name in arms or "/" in name:
-            raise UserError(f"--models {word}: write ARM=MODEL, each arm once")
-        arms[name] = check_policy(model, flags)
+    arms = _named(args.models, flags)
     sampling = read_sampling(flags)
     if args.q_problems < 0 or args.q_rollouts < 1:
         raise UserError("--q_problems must be at least 0 and --q_rollouts at least 1")
@@ -83,61 +112,78 @@ def run(args: argparse.Namespace) -> None:
     if not owed_now():
         print(f"{output} is complete: {', '.join(arms)}")
         return
-    first = next(iter(arms.values()))
-    tokenizer = models.load_tokenizer(str(first), flags["model.trust_remote_code"])
-    prompts = [encode_prompt(tokenizer, task, problem.question, settings["chat_template"]) for problem in problems]
-    longest = settings["max_tokens"] + max(map(len, prompts))
-    models.check_length(first, longest)
+    solved = [problem for problem in problems if problem.solution][: args.q_problems]
+    if len(solved) < args.q_problems:
+        print(f"Q by step: only {len(solved)} of {len(problems)} problems have a solution", file=sys.stderr)
+    exam = Exam(task, problems, solved, args.q_rollouts, sampling, settings["max_tokens"], args.seed)
+    _groups(owed_now(), exam, flags)  # a model that cannot take the problems is refused before anything is written
     write_json(output / "settings.json", settings)
     only_writer(output / ".lock", ["*"])
-    owed = owed_now()
-    with engines.Engines(first, longest, flags) as running:
-        for name, model in tqdm(owed.items(), desc="evaluate", unit="policy"):
-            running.load(model)
-            result = _greedy(running, problems, prompts, task, tokenizer, settings["max_tokens"])
-            result["q_by_step"] = _q_by_step(
-                running,
-                problems[: args.q_problems],
-                prompts,
-                task,
-                tokenizer,
-                settings["max_tokens"],
-                args.q_rollouts,
-                sampling,
-                (revisions[name], args.seed),
-            )
-            told = {
-                "arm": name,
-                "model": str(model),
-                "revision": revisions[name],
-                "task": task.identity,
-                "problems": len(problems),
-            }
-            write_json(output / f"{name}.json", told | result)
+    groups = _groups(owed_now(), exam, flags)
+    with tqdm(total=sum(len(group.arms) for group in groups), desc="evaluate", unit="policy") as bar:
+        for group in groups:
+            with engines.Engines(next(iter(group.arms.values())), group.longest, flags) as running:
+                for name, model in group.arms.items():
+                    running.load(model)
+                    told = {
+                        "arm": name,
+                        "model": str(model),
+                        "revision": revisions[name],
+                        "task": task.identity,
+                        "problems": len(problems),
+                    }
+                    told |= _greedy(running, exam, group)
+                    told["q_by_step"] = _q_by_step(running, exam, group, revisions[name])
+                    write_json(output / f"{name}.json", told)
+                    bar.update()
     for name in arms:
         wrong = json.loads((output / f"{name}.json").read_text())["wrong"]
         print(f"{name}: test error {100 * sum(wrong) / len(wrong):.1f} % of {len(wrong)} problems")
+
+
+def _named(words: list[str], flags: dict[str, Any]) -> dict[str, Path]:
+    """The model folders of --models, by arm."""
+    arms: dict[str, Path] = {}
+    for word in words:
+        name, _, model = word.partition("=")
+        if not model or name in arms or not re.fullmatch(r"[^/.\0][^/\0]*", name):
+            raise UserError(f"--models {word}: write ARM=MODEL, each arm once")
+        if f"{name}.json" in NOT_ARMS:
+            raise UserError(f"--models {word}: {name}.json is another file of that folder: give the arm another name")
+        arms[name] = check_policy(model, flags)
+    return arms
+
+
+def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Group]:
+    """``arms`` by what can serve them. UserError where one of them cannot be asked all problems."""
+    by_key: dict[str, dict[str, Path]] = {}
+    for name, model in arms.items():
+        by_key.setdefault(models.serving_key(model), {})[name] = model
+    groups = []
+    for alike in by_key.values():
+        model = next(iter(alike.values()))
+        tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
+        template = flags["data.apply_chat_template"]
+        prompts = {p.id: encode_prompt(tokenizer, exam.task, p.question, template) for p in exam.problems}
+        longest = exam.max_tokens + max(map(len, prompts.values()))
+        models.check_length(model, longest)
+        groups.append(Group(alike, tokenizer, prompts, longest))
+    return groups
 
 
 def _is_done(path: Path, revision: str) -> bool:
     return path.is_file() and json.loads(path.read_text())["revision"] == revision
 
 
-def _greedy(
-    running: engines.Engines,
-    problems: list[Problem],
-    prompts: list[list[int]],
-    task: Task,
-    tokenizer: Any,
-    max_tokens: int,
-) -> dict[str, Any]:
-    requests = (engines.Request(prompt, 1, max_tokens, 0) for prompt in prompts)
+def _greedy(running: engines.Engines, exam: Exam, group: Group) -> dict[str, Any]:
+    problems = exam.problems
+    requests = (engines.Request(group.prompts[problem.id], 1, exam.max_tokens, 0) for problem in problems)
     answers = [continuations[0] for continuations in running.generate(requests, engines.Sampling(temperature=0.0))]
-    texts = decode_responses(tokenizer, [answer.token_ids for answer in answers])
+    texts = decode_responses(group.tokenizer, [answer.token_ids for answer in answers])
     rows = [(p.gold, text, a.finish_reason) for p, text, a in zip(problems, texts, answers, strict=True)]
-    outcomes = [graded.outcome for graded in grade_rows(task, rows)]
+    outcomes = [graded.outcome for graded in grade_rows(exam.task, rows)]
     whole = [
-        task.trace_right(problem.question, text) and answer.finish_reason == "stop"
+        exam.task.trace_right(problem.question, text) and answer.finish_reason == "stop"
         for problem, text, answer in zip(problems, texts, answers, strict=True)
     ]
     counted = Counter(outcomes)
@@ -148,48 +194,29 @@ def _greedy(
     }
 
 
-def _q_by_step(
-    running: engines.Engines,
-    problems: list[Problem],
-    prompts: list[list[int]],
-    task: Task,
-    tokenizer: Any,
-    max_tokens: int,
-    rollouts: int,
-    sampling: engines.Sampling,
-    seed: object,
-) -> dict[str, list[list[int]]] | None:
-    starts: list[tuple[Problem, list[int], list[list[int]]]] = []
-    for problem, prompt in zip(problems, prompts, strict=False):
-        if problem.solution:
-            ids = tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
-            starts.append((problem, prompt, [ids[:start] for start, _ in split_steps(ids, tokenizer, task)]))
-    if not starts:
+def _q_by_step(running: engines.Engines, exam: Exam, group: Group, revision: str) -> dict[str, list[list[int]]] | None:
+    if not exam.q_problems:
         return None
-    asked = [
-        (problem, prompt, prefix)
-        for problem, prompt, prefixes in starts
-        for prefix in prefixes
-        if len(prefix) < max_tokens
-    ]
-    requests = (
-        engines.Request(
-            [*prompt, *prefix], rollouts, max_tokens - len(prefix), engines.content_seed(seed, prompt, prefix)
-        )
-        for _, prompt, prefix in asked
-    )
+    starts: list[tuple[Problem, list[list[int]]]] = []
+    for problem in exam.q_problems:
+        ids = group.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+        prefixes = [ids[:start] for start, _ in split_steps(ids, group.tokenizer, exam.task)]
+        starts.append((problem, [prefix for prefix in prefixes if len(prefix) < exam.max_tokens]))
+    asked = [(problem, prefix) for problem, prefixes in starts for prefix in prefixes]
+
+    def request(problem: Problem, prefix: list[int]) -> engines.Request:
+        prompt = group.prompts[problem.id]
+        seed = engines.content_seed((revision, exam.seed), prompt, prefix)
+        return engines.Request([*prompt, *prefix], exam.q_rollouts, exam.max_tokens - len(prefix), seed)
 
     def rows() -> Iterator[tuple[str, str, str | None]]:
-        for (problem, _, prefix), continuations in zip(asked, running.generate(requests, sampling), strict=True):
-            texts = decode_responses(tokenizer, [[*prefix, *c.token_ids] for c in continuations])
+        generated = running.generate((request(*one) for one in asked), exam.sampling)
+        for (problem, prefix), continuations in zip(asked, generated, strict=True):
+            texts = decode_responses(group.tokenizer, [[*prefix, *c.token_ids] for c in continuations])
             for text, continuation in zip(texts, continuations, strict=True):
                 yield problem.gold, text, continuation.finish_reason
 
-    grades = grade_rows(task, rows())  # one pool of graders for all prefixes
-    correct, count = [], []
-    for _, _, prefixes in starts:
-        within = [prefix for prefix in prefixes if len(prefix) < max_tokens]
-        right = [sum(next(grades).outcome == CORRECT for _ in range(rollouts)) for _ in within]
-        correct.append(right)
-        count.append([rollouts] * len(right))
-    return {"correct": correct, "count": count}
+    grades = grade_rows(exam.task, rows())  # one pool of graders for all prefixes
+    rollouts = range(exam.q_rollouts)
+    correct = [[sum(next(grades).outcome == CORRECT for _ in rollouts) for _ in prefixes] for _, prefixes in starts]
+    return {"correct": correct, "count": [[exam.q_rollouts] * len(right) for right in correct]}

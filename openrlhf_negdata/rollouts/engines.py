@@ -188,6 +188,7 @@ class Engines:
                 bundle_indices=bundles,
                 num_gpus=1,
                 agent_func_path=str(self.executor),
+                worker_extension_cls="openrlhf_negdata.rollouts.worker.WeightsWorker",
                 **(whole_prompts if cpu.without_cuda() else {}),
             )
             self.actors.append(actor)
@@ -202,7 +203,10 @@ class Engines:
         ray.shutdown()
 
     def load(self, model: Path) -> None:
-        """Answer from now on with the weights of another model of the same architecture."""
+        """Answer from now on with the weights of another model, of the same :func:`models.serving_key`.
+
+        The first job fails with a UserError where the folder lacks a weight or holds one that the model does not have.
+        """
         self.loaded = model.resolve()
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Continuation]]:
@@ -250,6 +254,10 @@ class Engines:
                 raise UserError(
                     f"a rollout actor died {self.RESTARTS + 1} times; run the same command again to go on ({error})"
                 ) from None
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UserError):
+                    raise UserError(str(error.cause)) from None
+                raise
             free.append(actor)
             while following in done:
                 yield done.pop(following)

@@ -13,6 +13,8 @@ from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
 
+from openrlhf_negdata.errors import UserError
+
 
 class AgentExecutor(AgentExecutorBase):
     def __init__(self) -> None:
@@ -31,8 +33,8 @@ class AgentExecutor(AgentExecutorBase):
     ) -> Any:
         """What :meth:`answer` makes of the job ``prompt``.
 
-        ``label`` names the folder of the model that is to answer: where it is not the engine's, its weights take the
-        place of those the engine holds. Every call names it, since an actor that died begins again with its first.
+        ``label`` names the folder of the model that is to answer: where the engine does not hold its weights, they
+        take the place of those it holds. Every call names it, since an actor that died begins again with its first.
         """
         await self.load(label, llm_engine)
         return await self.answer(prompt, llm_engine)
@@ -49,9 +51,11 @@ class AgentExecutor(AgentExecutorBase):
                 # Ray again, while no answer moves on (vLLM's own servers freeze theirs too).
                 gc.collect()
                 gc.freeze()
-                self.loaded = llm_engine.kwargs["model"]
             if model != self.loaded:
-                await llm_engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": model})
+                self.loaded = None
+                for failure in await llm_engine.llm.collective_rpc("load_folder", args=(model,)):
+                    if failure:
+                        raise UserError(f"{model}: its weights cannot be loaded: {failure}")
                 await llm_engine.llm.reset_prefix_cache()
                 self.loaded = model
 

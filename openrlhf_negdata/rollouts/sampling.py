@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.rollouts.engines import Engines, Request, Sampling, content_seed
 from openrlhf_negdata.rollouts.store import Trace
 from openrlhf_negdata.tasks import Problem, Task
@@ -16,7 +17,11 @@ def encode_prompt(tokenizer: Any, task: Task, question: str, chat_template: bool
     text = task.prompt(question)
     if chat_template:
         message = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # no template: ValueError; a template may raise whatever it likes
+            reason = str(error).split("\n")[0].split("! ")[0]
+            raise UserError(f"--data.apply_chat_template: {tokenizer.name_or_path}: {reason}") from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -12,8 +12,9 @@ from openrlhf_negdata.steps.split import Segmentation
 @dataclass(frozen=True)
 class ValueRun:
     """What all jobs of a run have in common. ``task`` is a name or a path, and its content must be that of
-    ``identity``; ``timeout`` is that of the grader of the answers, in seconds; ``tokenizer`` is a folder, whose code is
-    run where ``trust_remote_code``; ``max_tokens`` is the budget of a whole response, prefix and rollout together."""
+    ``identity``; ``timeout`` is that of the grader of the answers, in seconds; ``tokenizer`` is a folder, whose code
+    is run where ``trust_remote_code``; ``max_tokens`` is the budget of a whole response, prefix and rollout
+    together."""
 
     task: str
     identity: str

@@ -209,7 +209,8 @@ def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
     settings["data.dataset"] = digest.hexdigest()[:16]
     settings["model.model_name_or_path"] = models.revision(model)
     if settings.get("ref.model_name_or_path"):
-        settings["ref.model_name_or_path"] = models.revision(models.check_model(settings["ref.model_name_or_path"]))
+        ref = models.check_model(settings["ref.model_name_or_path"], flags["model.trust_remote_code"])
+        settings["ref.model_name_or_path"] = models.revision(ref)
     return json.loads(json.dumps(settings))
 
 
