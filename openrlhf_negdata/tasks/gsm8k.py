@@ -3,8 +3,8 @@ r"""GSM8K: grade-school word problems whose answer is a number (Cobbe et al. 202
 A prompt is ``Question: ...``, a line with ``Answer:``, and the response begins on the next line. A step is a line.
 
 An answer is announced, and the last announcement counts: by ``\boxed{...}``; by ``####`` with a number after it (with
-words after it, it is a heading of Markdown); or, at the end of the response, by ``A:``, ``Answer:`` or ``the answer
-is`` with a number on its line or alone on the next. A number that nothing announces is never an answer, so that a
+words after it, it is a heading of Markdown); or, where nothing but a closing remark follows, by ``A:``, ``Answer:`` or
+``the answer is`` with a number after it. A number that nothing announces is never an answer, so that a
 response which was cut off has none, and what is announced but is no number is none either. A thinking block is not
 read.
 
@@ -51,13 +51,19 @@ _LONGEST = 200
 _MARKER = re.compile(r"####+([^\n]*)")
 #: What begins as a number does, if it is none of a list: there an answer was announced, be it readable or not.
 _BEGINS_AS_NUMBER = re.compile(rf"[\s*`({{\\$]*[-+]?\s?(?:{_CURRENCY}\s?)?\.?[0-9](?![0-9]*[.)]\s+[^\W\d])")
-_ANNOUNCED = re.compile(
-    r"(?:.*\b(?:answer|result)\s+(?:is|are)\b\s*:?|[\W_]*(?:the\s+)?(?:final\s+)?(?:a|answer)[\s*_]*:"
-    r"|[\W_]*(?:the\s+)?final\s+answer[\s*_]*(?=\n))(?P<answer>.*)",
-    re.IGNORECASE | re.DOTALL,
+_PHRASE = re.compile(
+    r"(?:\b(?:answer|result)(?: to (?:the|this)\b[^.\n:\d]{0,80})? (?:is|are)\b\s*:?|\b(?:answer|ans)[*_\s]*[:=]"
+    r"|^\W*a[*_]*\s*:|^[#*_\s]*(?:the\s+)?final\s+answer[*_\s]*$)[*_\s]*",
+    re.IGNORECASE | re.MULTILINE,
 )
-#: Sentences after the answer, on its line, that no number stands in.
-_REMARK = re.compile(r"\.[\s*_]+[A-Z][^\d]*[.!?]?\Z")
+#: A sentence ends at its full stop, or with its line. The stop of `sq. ft.` is followed by a small letter.
+_SENTENCE = re.compile(r"[^\n]*?(?:[.!](?=[*_$\s]*(?:\s[A-Z]|\n|\Z))[*_$]*|(?=\n|\Z))")
+#: What takes an answer back or goes on with it. Whole sentences without are a closing remark.
+_DOUBT = re.compile(
+    r"\d|\b(?:wait|but|actually|however|no|not|check\w*|verify|hmm|mistake|wrong|incorrect|instead|oops|sorry|rather"
+    r"|let's|let us|let me(?! know)|now)\b",
+    re.IGNORECASE,
+)
 
 
 def read_number(text: str, boxed: bool = False) -> Fraction | None:
@@ -127,7 +133,10 @@ class GSM8K(Task):
             for marker in _MARKER.finditer(text)
             if _BEGINS_AS_NUMBER.match(marker[1])
         ]
-        found.append(self._said_last(text))
+        for phrase in _PHRASE.finditer(text):
+            sentence = _SENTENCE.match(text, phrase.end())
+            if sentence and _BEGINS_AS_NUMBER.match(sentence[0]) and _closes(text[sentence.end() :]):
+                found.append((phrase.start(), sentence[0].strip("*_ "), False))
         _, answer, boxed = max(found)
         answer = answer if boxed else answer.rstrip("!")  # in a box it is a factorial
         return answer if read_number(answer, boxed) is not None else None
@@ -135,19 +144,10 @@ class GSM8K(Task):
     def is_right(self, gold: str, answer: str) -> bool:
         return read_number(gold) == read_number(answer, boxed=True)
 
-    def _said_last(self, text: str) -> tuple[int, str, bool]:
-        """Where the end of ``text`` announces an answer in words, and the answer; before all else if it does not."""
-        *before, last = text.rstrip().split("\n")
-        start = len(text.rstrip()) - len(last)
-        announced = _ANNOUNCED.fullmatch(last)
-        if announced is None:
-            # The line before may end with the announcement, and this one is the answer alone.
-            lines = [line for line in before if line.strip()]
-            announced = _ANNOUNCED.fullmatch(f"{lines[-1].rstrip()}\n{last}") if lines else None
-            if announced is None or announced["answer"].strip("*_: ").strip() != last.strip("*_ "):
-                return -1, "", False
-        answer = _REMARK.sub("", announced["answer"]).strip("*_ \n")
-        return (start, answer, False) if _BEGINS_AS_NUMBER.match(answer) else (-1, "", False)
+
+def _closes(rest: str) -> bool:
+    """Whether ``rest``, after an answer in words, is nothing or a closing remark in whole sentences."""
+    return not re.search(r"\w", rest) or (not _DOUBT.search(rest) and re.search(r"[.!?]\W*\Z", rest) is not None)
 
 
 task = GSM8K()
