@@ -388,13 +388,76 @@ def test_pairs_weigh_what_their_row_says(run, plain):
     assert seen["train/grad_norm"][0] == pytest.approx(2 * plain["train/grad_norm"][0], rel=1e-3)
 
 
-def test_what_a_mask_of_ours_would_be_wrong_for_is_refused():
+def family_model(kind, **more):
+    """A tiny random model of transformers' ``kind``, whose attention is sharp enough for what it sees to matter."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {
+        "vocab_size": 41, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **small | more)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
+
+
+EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("mixtral", {"num_local_experts": 4}), ("qwen3_moe", EXPERTS | {"head_dim": 16}), ("olmoe", EXPERTS)],
+)
+def test_moe_families_give_packed_what_they_give_apart_though_openrlhf_asks_for_router_logits(cpu_host, kind, more):
+    model, rows = family_model(kind, output_router_logits=True, **more), pairs_of("many of one problem")
+    seen = {}
+    for separate in (False, True):
+        model.zero_grad()
+        found, loss = ours(model, rows, separate)
+        grads = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        seen[separate] = torch.tensor(found), loss, grads
+    torch.testing.assert_close(seen[False][0], seen[True][0], rtol=1e-4, atol=1e-4)
+    assert seen[False][1] == pytest.approx(seen[True][1], rel=1e-4)
+    torch.testing.assert_close(seen[False][2], seen[True][2], rtol=1e-3, atol=1e-3)
+
+
+SMALL_WINDOW = {"sliding_window": 4, "head_dim": 16}
+MLA = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+MLA |= {"num_key_value_heads": 4, "n_routed_experts": 4, "first_k_dense_replace": 2, "n_group": 1, "topk_group": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "exact"),
+    [
+        ("llama", {}, True), ("qwen2", {}, True), ("qwen3", {"head_dim": 16}, True), ("olmo2", {}, True),
+        ("mistral", {"sliding_window": None}, True), ("mistral", SMALL_WINDOW, False),
+        ("mixtral", SMALL_WINDOW | {"num_local_experts": 4}, False), ("phi3", {"sliding_window": 4}, False),
+        ("starcoder2", {"sliding_window": 4}, False), ("gemma2", SMALL_WINDOW, False),
+        ("gemma3_text", SMALL_WINDOW, False), ("falcon", {"alibi": True}, False), ("falcon", {"alibi": False}, True),
+        ("gpt_neox", {}, True), ("gpt2", {"n_embd": 64, "n_head": 4, "n_layer": 2}, True), ("deepseek_v3", MLA, True),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_exact_under_our_mask_is_refused_by_measurement(kind, more, exact):
     from openrlhf_negdata.trainers import packing
 
-    model = causal_lm("qwen2")
-    packing.check(model, "sdpa")
+    for dtype in (torch.float32, torch.bfloat16):
+        model = family_model(kind, **more).to(dtype)
+        if exact:
+            packing.check(model, "sdpa", 200, 1000)
+        else:
+            with pytest.raises(UserError, match="not exact for this model.*--train.separate_sequences_enable"):
+                packing.check(model, "sdpa", 200, 1000)
+
+
+def test_a_window_that_no_sequence_reaches_is_no_reason_to_refuse():
+    from openrlhf_negdata.trainers import packing
+
+    packing.check(family_model("mistral", sliding_window=64, head_dim=16), "sdpa", 60, 1000)
+
+
+def test_attention_that_takes_no_mask_is_refused():
+    from openrlhf_negdata.trainers import packing
+
     with pytest.raises(UserError, match="flash_attention_2 takes no mask"):
-        packing.check(model, "flash_attention_2")
-    model.config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(UserError, match="this model has full_attention, sliding_attention"):
-        packing.check(model, "sdpa")
+        packing.check(causal_lm("qwen2"), "flash_attention_2", 10, 10)

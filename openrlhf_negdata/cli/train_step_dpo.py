@@ -37,8 +37,6 @@ def train(args):
     strategy.setup_distributed()
     start = args.model.model_name_or_path
     model = setup.load_actor(args, strategy, start, for_training=True)
-    if not separate:
-        packing.check(model.model, args.ds.attn_implementation)
     tokenizer = get_tokenizer(start, model.model, "right", strategy)
 
     def pairs_of(path, most):
@@ -61,6 +59,9 @@ def train(args):
     if not len(updates):
         raise UserError(f"{len(pairs)} pairs are less than one update of --train.batch_size {args.train.batch_size}")
     model, optimizer, scheduler = setup.prepare(args, strategy, model, len(updates))
+    if not separate:
+        longest = max(len(side) for pair in [*pairs, *held_out] for side in pair.sequences())
+        packing.check(model.model, args.ds.attn_implementation, longest, args.train.max_tokens_per_gpu)
 
     output = Path(args.ckpt.output_dir)
     path = Path(args.ref.log_probs or output.with_name(f".{output.name}.ref.parquet"))

@@ -8,6 +8,7 @@ log-probabilities and their gradients are the same to rounding.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -116,35 +117,92 @@ def log_probs(model: Any, packed: Packed, separate: bool = False) -> tuple[torch
     needed are made. ``separate``: every row is one sequence, so that the model's own causal mask will do. Shapes
     (sequences,), fp32.
     """
-    with _only(model, packed.predicting):
-        output = model(
-            packed.ids,
-            attention_mask=_not_pads(packed)
-            if separate
-            else _mask(getattr(model, "module", model).config, packed.ends),
-            position_ids=packed.depths,
-            use_cache=False,
-        )
-    logits = output.logits.float()
-    picked = logits[packed.where, packed.targets] - torch.logsumexp(logits, -1)[packed.where]
+    picked = _token_log_probs(model, packed, separate)
     sums = torch.zeros(packed.sequences, device=picked.device).index_add(0, packed.owner, picked)
     return sums, torch.bincount(packed.owner, minlength=packed.sequences)
 
 
-def check(model: Any, attention: str) -> None:
-    """Raise where ``model`` could not be given this mask, or would not be exact under it."""
-    config = model.config.get_text_config()
+def _token_log_probs(model: Any, packed: Packed, separate: bool) -> torch.Tensor:
+    """Of every token that is asked for; of shape (tokens asked for,), fp32."""
+    config = getattr(model, "module", model).config
+    # OpenRLHF asks MoE models for the balancing loss (models/actor.py:202), which no loss here has a use for, and
+    # which takes masks of shape (rows, tokens) alone.
+    router = {"output_router_logits": False} if hasattr(config, "output_router_logits") else {}
+    with _only(model, packed.predicting):
+        output = model(
+            packed.ids,
+            attention_mask=_not_pads(packed) if separate else _mask(config, packed.ends),
+            position_ids=packed.depths,
+            use_cache=False,
+            **router,
+        )
+    logits = output.logits.float()
+    return logits[packed.where, packed.targets] - torch.logsumexp(logits, -1)[packed.where]
+
+
+def check(model: Any, attention: str, longest: int, budget: int) -> None:
+    """Raise where ``model`` could not be given our mask, or is not exact under it: measured on forked sequences of
+    random ids, in all processes together. ``longest``: tokens of the longest sequence of the set; ``budget``: tokens
+    of the longest row."""
     if attention not in ATTENTION:
         raise UserError(
             f"--ds.attn_implementation {attention} takes no mask: shared-prefix packing needs one of "
             f"{', '.join(ATTENTION)}, or --train.separate_sequences_enable"
         )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        found = _inexact(model, longest, budget)
+    model.train(training)
+    if found:
         raise UserError(
-            f"shared-prefix packing knows full attention only, and this model has {', '.join(sorted(kinds))}: "
-            "give --train.separate_sequences_enable"
+            f"shared-prefix packing is not exact for this model: {found}: give --train.separate_sequences_enable"
         )
+
+
+def _inexact(model: Any, longest: int, budget: int) -> str | None:
+    """In what way packed log-probabilities are not those of separate sequences, if they are not: root mean squares of
+    their differences over the last tokens of forked sequences, which are longer than any window that the model's
+    configuration names, unless none of the set is.
+
+    Half of the keys that the last token sees lie before the window, so that a mask without it shows.
+    """
+    module = getattr(model, "module", model)
+    window = max(_windows(module.config.to_dict()), default=0)
+    length = max(4, min(max(64, 2 * window), longest))
+    branches = max(2, min(window + 2 * length, budget) // length)
+    draw = random.Random(0)
+    some = [
+        [draw.randrange(module.get_input_embeddings().num_embeddings) for _ in range(length)] for _ in range(branches)
+    ]
+    early, late = length // 4, length - length // 4
+    forked = [some[0][:early] + ids[early:] for ids in some] + [some[0][:late] + some[1][late:]]
+    asked = [(ids, max(1, length - 32)) for ids in forked]
+    device = module.get_input_embeddings().weight.device
+
+    def seen(*batches: list[list[tuple[list[int], int]]], separate: bool) -> torch.Tensor:
+        return torch.cat([_token_log_probs(model, pack(rows).to(device), separate) for rows in batches])
+
+    apart = seen(*([[one]] for one in asked), separate=True)
+    padded = seen(*([[one], [(one[0] + one[0][:7], length)]] for one in asked), separate=True)
+    padded = torch.cat([part[: length - asked[0][1]] for part in padded.split(length - asked[0][1] + 7)])
+    rounding = torch.finfo(next(module.parameters()).dtype).eps
+    size = lambda values: values.square().mean().sqrt().item()  # noqa: E731
+    allowed = 4 * size(padded - apart) + 4 * rounding
+    try:
+        off = size(seen([asked], separate=False) - apart)
+    except Exception as error:  # whatever a family makes of the mask, it is not exact under it
+        return (str(error).strip() or repr(error)).splitlines()[-1]
+    return None if off <= allowed else f"log-probabilities are off by {off:.2g} (rounding: {allowed:.2g})"
+
+
+def _windows(config: dict[str, Any]) -> Iterator[int]:
+    """Every length that a configuration names for what attention sees."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _windows(value)
+        elif type(value) is int and any(word in str(name) for word in ("window", "chunk")) and "layers" not in name:
+            yield value
 
 
 def micro_batches(sizes: Sequence[int], budget: int, separate: bool = False) -> list[list[list[int]]]:
