@@ -6,11 +6,18 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Problem
+
+if TYPE_CHECKING:
+    from openrlhf_negdata.datasets.source import Source
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -74,17 +81,39 @@ class Account:
         return self.kept + self.dropped.total()
 
 
+@dataclass
 class Arm:
-    """A training set of the paper. Subclasses say how the rows of one problem are made."""
+    """A training set. Subclasses say how the rows of one problem are made, and of what; their fields that
+    :func:`openrlhf_negdata.flags.flag` made are flags of ``negdata build``. ``seed`` decides what is drawn."""
 
+    seed: int = 0
+
+    #: The tables it is made of besides the problems: traces, values, rollouts.
+    tables: ClassVar[tuple[str, ...]] = ("traces",)
     #: What the account counts.
-    unit = "answers"
+    unit: ClassVar[str] = "answers"
+    #: Rows a problem at most, and whether problems that give fewer are left out: flags of a :class:`Limited` arm.
+    per_problem = -1
+    balanced = False
+
+    @property
+    def estimator(self) -> Estimator:
+        """What Q and advantages are, of an arm made of step values."""
+        return Estimator()
+
+    def parts(self) -> list[Arm]:
+        """The arms whose rows make the set, each with an account of its own; the first decides ``balanced``."""
+        return [self]
+
+    def begin(self, source: Source) -> None:
+        """Take what is needed from the input: its tokenizer, its task, its run. UserError if it cannot be made of
+        it."""
 
     def units(self, known: Answered) -> int:
         """How many ``unit`` a problem brings."""
         return len(known.traces)
 
-    def prepare(self, source: Iterable[Answered]) -> None:
+    def prepare(self, problems: Iterable[Answered]) -> None:
         """Look at all problems before the first row, where one depends on them all."""
 
     def rows(self, known: Answered, account: Account) -> Iterable[Row]:
@@ -92,17 +121,63 @@ class Arm:
         raise NotImplementedError
 
     def notes(self) -> list[str]:
-        """Sentences for the card, once all rows are made."""
+        """Sentences for the card and the terminal, once all rows are made."""
         return []
 
 
+@dataclass
+class Limited(Arm):
+    """An arm that may give many rows a problem."""
+
+    per_problem: int = flag(-1, "rows a problem at most, drawn by --seed where there are more; -1: all", least=-1)
+    balanced: bool = flag(
+        False,
+        "leave out problems that give fewer than --per_problem rows",
+        only=("--per_problem N, 1 or more,", lambda arm: arm.per_problem > 0),
+    )
+
+
+@dataclass
 class ValuedArm(Arm):
     """An arm made of step values: it accounts for the answers that were valued."""
 
-    unit = "valued answers"
+    best_of: int = flag(1, "Q is that of the best of this many rollouts; the paper's is 5", least=1)
+    best_of_biased: bool = flag(
+        False,
+        "by the form for fewer rollouts, 1 - (1 - c/n)^K",
+        only=("--best_of 2 or more", lambda arm: arm.best_of > 1),
+    )
+
+    tables: ClassVar[tuple[str, ...]] = ("traces", "values")
+    unit: ClassVar[str] = "valued answers"
+    #: Budgets of `negdata value` whose values it can be made of.
+    budgets: ClassVar[tuple[str, ...]] = ("exhaustive",)
+
+    @property
+    def estimator(self) -> Estimator:
+        return Estimator(best_of=self.best_of, biased=self.best_of_biased)
+
+    def begin(self, source: Source) -> None:
+        assert source.run is not None
+        budget = Budget(**source.run.manifest["settings"]["budget"])
+        if budget.kind not in self.budgets:
+            raise UserError(f"{source.run.path} {only_pits(budget)}: of the arms, algorithm1 and shared-prefix alone")
+        count, what = self.rollouts_a_value(budget)
+        if count < self.best_of and not self.best_of_biased:
+            raise UserError(
+                f"--best_of {self.best_of} needs as many as {what}, and that is {count} (or --best_of_biased)"
+            )
+
+    def rollouts_a_value(self, budget: Budget) -> tuple[int, str]:
+        """How many rollouts a value is made of, and what says so."""
+        return budget.n_rollouts, "the rollouts a prefix, --value.n_rollouts"
 
     def units(self, known: Answered) -> int:
         return len(known.values)
+
+
+def only_pits(budget: Budget) -> str:
+    return f"was valued with --value.budget {budget.kind}, which finds one pit an answer and nothing else"
 
 
 def content(trace: Trace) -> object:
@@ -132,6 +207,33 @@ def drawn(some: Sequence[T], limit: int, rng: random.Random) -> list[T]:
 def drawn_in_order(some: Sequence[T], limit: int, rng: random.Random) -> list[T]:
     """Those that :func:`drawn` gives, in the order they were in."""
     return [some[i] for i in sorted(drawn(range(len(some)), limit, rng))]
+
+
+def no_pair(chosen: Sequence[int] | None, rejected: Sequence[int] | None) -> str | None:
+    """Why two continuations are no pair: one is the beginning of the other. The tokens they share cancel in the loss,
+    exactly, so that nothing of the shorter is learned. None where they differ at some token, or are text, which the
+    trainer ends with a token of its own."""
+    if chosen is None or rejected is None:
+        return None
+    shorter = min(len(chosen), len(rejected))
+    if list(chosen[:shorter]) != list(rejected[:shorter]):
+        return None
+    if len(chosen) == len(rejected):
+        return "equal"
+    return "rejected_begins_chosen" if len(rejected) == shorter else "chosen_begins_rejected"
+
+
+def capped(pairs: Iterable[Row | str], per_problem: int, rng: random.Random, account: Account) -> list[Row]:
+    """The pairs of a problem, at most ``per_problem``; what gave no pair is dropped for the reason it comes with."""
+    found = []
+    for row in pairs:
+        if isinstance(row, str):
+            account.drop(row)
+        else:
+            found.append(row)
+    taken = drawn_in_order(found, per_problem, rng)
+    account.cap(len(taken), len(found))
+    return taken
 
 
 def source(trace: Trace) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, drawn_in_order, source
-from openrlhf_negdata.steps.values import Estimator
+from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn_in_order, source
+from openrlhf_negdata.flags import flag
+
+if TYPE_CHECKING:
+    from openrlhf_negdata.datasets.source import Source
 
 FORMS = ("trl", "openrlhf")
 LABELS = ("hard", "soft")
@@ -16,7 +19,7 @@ PLACEHOLDER = "ки"
 
 
 @dataclass
-class Prm(ValuedArm):
+class Prm(Limited, ValuedArm):
     """Every valued answer, up to ``per_problem`` a problem (-1: all), drawn by ``seed``.
 
     A step's label is Q after it (``soft``), or whether that is above 0 (``hard``; Math-Shepherd's hard estimation).
@@ -24,12 +27,13 @@ class Prm(ValuedArm):
     each step followed by the placeholder, hard labels ``+`` or ``-``.
     """
 
-    estimator: Estimator
-    tokenizer: Any
-    form: str = "trl"
-    labels: str = "hard"
-    per_problem: int = -1
-    seed: int = 0
+    form: str = flag("trl", "whose format", choices=FORMS)
+    labels: str = flag("hard", "whether Q is above 0, or Q itself", choices=LABELS)
+    tokenizer: Any = None
+
+    def begin(self, source: Source) -> None:
+        super().begin(source)
+        self.tokenizer = source.tokenizer
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
         taken = drawn_in_order(list(known.valued()), self.per_problem, known.rng(self.seed))
@@ -61,3 +65,6 @@ class Prm(ValuedArm):
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+arm = Prm

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, sft_row
 
 
+@dataclass
 class Sft(Arm):
     """A row a problem that has a solution."""
 
-    unit = "problems"
+    tables: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[str] = "problems"
 
     def units(self, known: Answered) -> int:
         return 1
@@ -21,3 +26,6 @@ class Sft(Arm):
         else:
             account.keep()
             yield sft_row(known, known.teacher)
+
+
+arm = Sft

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from openrlhf_negdata.datasets.dpo import Dpo
-from openrlhf_negdata.datasets.rft import distance
+from openrlhf_negdata.datasets.arms.dpo import Dpo, partners
+from openrlhf_negdata.datasets.arms.rft import distance
 from openrlhf_negdata.datasets.rows import Answered
 from openrlhf_negdata.rollouts.store import Trace
 
@@ -15,7 +15,8 @@ class DpoEditDistance(Dpo):
 
     def pairs(self, known: Answered, right: list[Trace], wrong: list[Trace]) -> list[tuple[Trace, Trace]]:
         best = [
-            max(((distance(chosen, rejected), chosen, rejected) for chosen in right), key=_first) for rejected in wrong
+            max(((distance(chosen, rejected), chosen, rejected) for chosen in partners(right, rejected)), key=_first)
+            for rejected in wrong
         ]
         best.sort(key=_first, reverse=True)
         return [
@@ -25,3 +26,6 @@ class DpoEditDistance(Dpo):
 
 def _first(one: tuple[float, Trace, Trace]) -> float:
     return one[0]
+
+
+arm = DpoEditDistance

@@ -6,34 +6,49 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, sft_row
+from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import StepValues, Trace
-from openrlhf_negdata.steps.values import Estimator, advantages
+from openrlhf_negdata.steps.values import advantages
 from openrlhf_negdata.tasks import CORRECT
+
+if TYPE_CHECKING:
+    from openrlhf_negdata.datasets.source import Source
 
 
 @dataclass
 class StepRft(ValuedArm):
     """Of all valued answers, ``floor(drop_share x N)`` are dropped: those with the least step advantage, equal ones in
-    an order that ``seed`` decides. ``correct_only``: wrong answers do not come into it. ``solutions``: the teacher's
+    an order that ``seed`` decides. ``correct_only``: wrong answers do not come into it. ``with_solutions``: the teacher's
     solutions do, where they were valued."""
 
-    estimator: Estimator
-    drop_share: float = 0.5
-    correct_only: bool = False
-    seed: int = 0
-    solutions: bool = False
+    drop_share: float = flag(0.5, "share of the answers that is dropped", least=0, most=1)
+    correct_only: bool = flag(False, "right answers alone")
+    with_solutions: bool = flag(
+        False, "the teacher's solutions too, where `negdata value --value.solutions` valued them"
+    )
     cut: tuple[float, int] = (-math.inf, 0)
+
+    def begin(self, source: Source) -> None:
+        super().begin(source)
+        assert source.run is not None
+        if self.with_solutions and not source.run.manifest["settings"].get("solutions"):
+            raise UserError(
+                f"--with_solutions: {source.run.path} has no values of solutions, `negdata value --value.solutions` "
+                "makes them"
+            )
 
     def units(self, known: Answered) -> int:
         return len(self._valued(known))
 
-    def prepare(self, source: Iterable[Answered]) -> None:
+    def prepare(self, problems: Iterable[Answered]) -> None:
         ranks = sorted(
             self._rank(trace, values)
-            for known in source
+            for known in problems
             for trace, values in self._valued(known)
             if trace.outcome == CORRECT or not self.correct_only
         )
@@ -53,10 +68,13 @@ class StepRft(ValuedArm):
 
     def _valued(self, known: Answered) -> list[tuple[Trace, StepValues]]:
         valued = list(known.valued())
-        if self.solutions and known.teacher and known.teacher_values:
+        if self.with_solutions and known.teacher and known.teacher_values:
             valued.append((known.teacher, known.teacher_values))
         return valued
 
     def _rank(self, trace: Trace, values: StepValues) -> tuple[float, int]:
         least = min(advantages(self.estimator.q(values, str(trace.outcome))))
         return least, content_seed(self.seed, "step-rft", trace.problem, trace.sample)
+
+
+arm = StepRft

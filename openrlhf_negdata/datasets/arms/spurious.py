@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, drawn, sft_row
+from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn, sft_row
+from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.store import Trace
-from openrlhf_negdata.steps.values import Estimator, advantages
+from openrlhf_negdata.steps.values import advantages
 from openrlhf_negdata.tasks import CORRECT
 
 SEEDINGS = ("low_advantage", "recovered")
 
 
 @dataclass
-class Spurious(ValuedArm):
+class Spurious(Limited, ValuedArm):
     """``per_problem`` of a problem's valued right answers, drawn by ``seed``; then each is replaced, with probability
     ``share``, by a spurious one of the same problem while there are any. With ``share`` 0 it is the clean set, of the
     same problems and the same size.
@@ -24,11 +26,15 @@ class Spurious(ValuedArm):
     ``recovered``: a wrong answer up to and with a step that lost value, and a right rollout that went on from there.
     """
 
-    estimator: Estimator
-    seeding: str = "low_advantage"
-    per_problem: int = 1
-    share: float = 1.0
-    seed: int = 0
+    per_problem: int = flag(1, "right answers a problem", least=1)
+    seeding: str = flag(
+        "low_advantage",
+        "right answers with the lowest advantage, or wrong ones that a rollout recovered",
+        choices=SEEDINGS,
+    )
+    share: float = flag(1.0, "chance that an answer is replaced", least=0, most=1)
+
+    tables: ClassVar[tuple[str, ...]] = ("traces", "values", "rollouts")
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
         least = {
@@ -80,3 +86,6 @@ class Spurious(ValuedArm):
                 prefix = begun[min(recovered, key=steps.__getitem__)]
                 made.append(replace(trace, token_ids=[*prefix, *right[prefix]], text="", outcome=CORRECT))
         return made
+
+
+arm = Spurious

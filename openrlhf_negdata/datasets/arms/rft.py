@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Row, content, sft_row
+from openrlhf_negdata.datasets.arms.sft import Sft
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Limited, Row, content, sft_row
+from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.store import Trace
 from openrlhf_negdata.tasks import CORRECT
 
@@ -17,7 +19,7 @@ _EQUATION = re.compile(r"[-+*/×÷().,\d\s$%]*\d[-+*/×÷().,\d\s$%]*=\s*[-$]?\s
 
 
 @dataclass
-class Rft(Arm):
+class Rft(Limited):
     """Up to ``per_problem`` correct answers a problem (-1: all), in the order they were sampled, the ids as they were
     sampled.
 
@@ -29,13 +31,30 @@ class Rft(Arm):
       on MATH, 0.2);
     - ``all``: never, so that duplicates are kept.
 
-    ``most_different``: of the first 2 x ``per_problem`` of them, keep the ``per_problem`` that differ most.
+    ``with_solutions``: and the teacher's solutions. ``most_different``: of the first 2 x ``per_problem`` of them, keep the ``per_problem`` that differ most.
     """
 
-    per_problem: int = -1
-    distinct: str = "answers"
-    min_distance: float = 0.2
-    most_different: bool = False
+    distinct: str = flag(
+        "answers",
+        "two answers are one where they are equal; hold the same equations; are as near as --min_distance; or never "
+        "(all)",
+        choices=DISTINCT,
+    )
+    min_distance: float = flag(
+        0.2,
+        "edits of characters, as a share of the mean length",
+        least=0,
+        only=("--distinct edit_distance", lambda arm: arm.distinct == "edit_distance"),
+    )
+    most_different: bool = flag(
+        False,
+        "of twice --per_problem answers, keep those that differ most",
+        only=("--per_problem N, 1 or more,", lambda arm: arm.per_problem > 0),
+    )
+    with_solutions: bool = flag(False, "the teacher's solutions too")
+
+    def parts(self) -> list[Arm]:
+        return [self, Sft()] if self.with_solutions else [self]
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
         candidates: list[Trace] = []
@@ -90,3 +109,6 @@ def most_different(some: Sequence[Trace], count: int, how_far: Callable[[Trace, 
         taken.append(best)
         nearest = [min(near, how_far(some[best], other)) for near, other in zip(nearest, some, strict=True)]
     return [some[i] for i in sorted(taken)]
+
+
+arm = Rft

@@ -7,16 +7,17 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, drawn_in_order, sft_row
+from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn_in_order, sft_row
+from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.store import StepValues, Trace
-from openrlhf_negdata.steps.values import Estimator, advantages
+from openrlhf_negdata.steps.values import advantages
 
 NORMALISE = ("none", "answer", "set")
 WEIGHTS = ("exp", "advantage")
 
 
 @dataclass
-class AdvantageWeighted(ValuedArm):
+class AdvantageWeighted(Limited, ValuedArm):
     """Every valued answer, right or wrong, up to ``per_problem`` a problem (-1: all), drawn by ``seed``.
 
     A step weighs ``min(exp(A / beta), max_weight)``; with ``weights`` of "advantage", ``A / beta`` cut to the range of
@@ -24,19 +25,16 @@ class AdvantageWeighted(ValuedArm):
     tokens of the answer, or of the whole set, so that it is 1; ``none`` leaves them.
     """
 
-    estimator: Estimator
-    beta: float = 1.0
-    max_weight: float = 20.0
-    normalise: str = "none"
-    weights: str = "exp"
-    per_problem: int = -1
-    seed: int = 0
+    beta: float = flag(1.0, "a step weighs exp(A / beta)", above=0)
+    max_weight: float = flag(20.0, "a step weighs no more than this, nor less than minus this", above=0)
+    normalise: str = flag("none", "what the weights have a mean of 1 over, by tokens", choices=NORMALISE)
+    weights: str = flag("exp", "or a step weighs A / beta, negative where it lost value", choices=WEIGHTS)
     mean: float = 1.0
 
-    def prepare(self, source: Iterable[Answered]) -> None:
+    def prepare(self, problems: Iterable[Answered]) -> None:
         if self.normalise == "set":
             total = tokens = 0.0
-            for known in source:
+            for known in problems:
                 for trace, values in self._taken(known):
                     total += _weighed(self._weights(trace, values), values.step_ends)
                     tokens += values.step_ends[-1]
@@ -74,3 +72,6 @@ def _weighed(weights: list[float], step_ends: list[int]) -> float:
     """The sum of the weights' sizes over tokens."""
     starts = [0, *step_ends[:-1]]
     return sum(abs(weight) * (end - start) for weight, start, end in zip(weights, starts, step_ends, strict=True))
+
+
+arm = AdvantageWeighted

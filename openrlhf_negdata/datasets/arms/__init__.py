@@ -1,0 +1,42 @@
+"""The arms, one file each: a file here is an arm of that name, and ends with ``arm = MyArm``.
+
+An arm is a dataclass, a subclass of :class:`openrlhf_negdata.datasets.rows.Arm`. Its flags are its fields
+(:mod:`openrlhf_negdata.flags`). One of your own is a Python file of the same kind, named by its path:
+``negdata build my_arm.py``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+
+from openrlhf_negdata.datasets.rows import Arm
+from openrlhf_negdata.errors import UserError
+
+
+def names() -> list[str]:
+    """The built-in arms."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> type[Arm]:
+    """The arm called ``name``, or the ``arm`` defined by the Python file at path ``name``."""
+    if not name.endswith(".py"):
+        if name not in names():
+            raise UserError(f"unknown arm: {name} (built in: {', '.join(names())}; or the path of a .py file)")
+        return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").arm
+    if not Path(name).is_file():
+        raise UserError(f"no such arm file: {name}")
+    spec = importlib.util.spec_from_file_location("negdata_arm", name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look it up
+    spec.loader.exec_module(module)
+    arm = getattr(module, "arm", None)
+    if not (isinstance(arm, type) and issubclass(arm, Arm)):
+        raise UserError(f"{name} defines no `arm`: end it with `arm = MyArm`, a subclass of Arm")
+    return arm
