@@ -82,9 +82,7 @@ def made(kind: Callable[..., T], args: argparse.Namespace, **more: Any) -> T:
 
 def in_force(one: Any) -> dict[str, Any]:
     """The flags of a dataclass that count, defaults among them, and their values."""
-    return {
-        name: getattr(one, name) for name, field in flags_of(one).items() if _counts(one, field.metadata["flag"])
-    }
+    return {name: getattr(one, name) for name, field in flags_of(one).items() if _counts(one, field.metadata["flag"])}
 
 
 def _counts(one: Any, about: dict[str, Any]) -> bool:

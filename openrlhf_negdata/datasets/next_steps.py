@@ -1,4 +1,5 @@
-"""The next steps that were taken from a prefix, each with its value: what the arms ``siblings`` and ``theorem`` pair."""
+"""The next steps that were taken from a prefix, each with its value: what the arms ``siblings`` and ``theorem``
+pair."""
 
 from __future__ import annotations
 
@@ -126,4 +127,3 @@ def by_prefix(known: Answered) -> dict[Ids, list[Rollout]]:
     for rollout in known.rollouts:
         found[tuple(rollout.prefix_ids)].append(rollout)
     return dict(found)
-

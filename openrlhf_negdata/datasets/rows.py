@@ -92,6 +92,8 @@ class Arm:
     tables: ClassVar[tuple[str, ...]] = ("traces",)
     #: What the account counts.
     unit: ClassVar[str] = "answers"
+    #: Whether its rows hold token ids, where there is a tokenizer.
+    ids: ClassVar[bool] = True
     #: Rows a problem at most, and whether problems that give fewer are left out: flags of a :class:`Limited` arm.
     per_problem = -1
     balanced = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,23 @@ class Source:
         task: Task,
         tokenizer: Any | None,
         chat_template: bool,
-        tables: int,
+        tables: Sequence[str],
         problems_from: str | None = None,
         reading: Reading | None = None,
     ) -> None:
-        """``tables``: how many of traces, values and rollouts are read. ``problems_from``: where the problems of a
+        """``tables``: which of traces, values and rollouts are read. ``problems_from``: where the problems of a
         folder of one's own are, if they are not in it."""
         self.task, self.tokenizer, self.chat_template = task, tokenizer, chat_template
         self.run: Run | None = None
-        self.tables = ("traces", "values", "rollouts")[:tables]
+        self.tables = tables
+        #: What the input is called in messages.
+        self.name = str(folder or problems_from)
         self.own: dict[str, list[Trace]] = {}
         if folder and (Path(folder) / "manifest.json").is_file():
             self.run = Run.open(folder)
             self.problems = self.run.problems()
         else:
-            self.problems, traces = read_solutions(folder, task, problems_from, reading, tables > 0)
+            self.problems, traces = read_solutions(folder, task, problems_from, reading, bool(tables))
             for trace in traces:
                 self.own.setdefault(trace.problem, []).append(trace)
 

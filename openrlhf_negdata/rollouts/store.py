@@ -217,6 +217,14 @@ class Run:
             )
         return load(given or made, made, owner=str(self.path))
 
+    @property
+    def sampled(self) -> dict[str, Any]:
+        """The settings that the answers were sampled with."""
+        settings = self.manifest["settings"]
+        while "input" in settings:
+            settings = settings["input"]
+        return settings
+
     def tokenizer(self, trust_remote_code: bool = False) -> Any:
         """The policy's tokenizer. Where it is made of Python code, ``trust_remote_code`` lets that run."""
         return load_tokenizer(str(self.path / "tokenizer"), trust_remote_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn_in_order, source
 from openrlhf_negdata.flags import flag
@@ -30,6 +30,8 @@ class Prm(Limited, ValuedArm):
     form: str = flag("trl", "whose format", choices=FORMS)
     labels: str = flag("hard", "whether Q is above 0, or Q itself", choices=LABELS)
     tokenizer: Any = None
+
+    ids: ClassVar[bool] = False
 
     def begin(self, source: Source) -> None:
         super().begin(source)

@@ -31,7 +31,8 @@ class Rft(Limited):
       on MATH, 0.2);
     - ``all``: never, so that duplicates are kept.
 
-    ``with_solutions``: and the teacher's solutions. ``most_different``: of the first 2 x ``per_problem`` of them, keep the ``per_problem`` that differ most.
+    ``most_different``: of the first 2 x ``per_problem`` of them, keep the ``per_problem`` that differ most.
+    ``with_solutions``: and the teacher's solutions.
     """
 
     distinct: str = flag(

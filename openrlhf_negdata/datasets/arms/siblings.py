@@ -1,8 +1,8 @@
 """The arm ``siblings``: from one prefix, the best of the next steps that were sampled against the worst.
 
 It is inspired by Theorem 6.1 of Setlur et al. 2024, which compares continuations of one prefix by their advantage, but
-does not meet its premise: the theorem's two steps are drawn independently and labelled by chance, those of this arm are
-the best and the worst. So its loss has no finite optimum, and training is stopped before it (docs/theorem.md).
+does not meet its premise: the theorem's two steps are drawn independently and labelled by chance, those of this arm
+are the best and the worst. So its loss has no finite optimum, and training is stopped before it (docs/theorem.md).
 """
 
 from __future__ import annotations

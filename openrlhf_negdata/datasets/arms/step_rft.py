@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @dataclass
 class StepRft(ValuedArm):
     """Of all valued answers, ``floor(drop_share x N)`` are dropped: those with the least step advantage, equal ones in
-    an order that ``seed`` decides. ``correct_only``: wrong answers do not come into it. ``with_solutions``: the teacher's
-    solutions do, where they were valued."""
+    an order that ``seed`` decides. ``correct_only``: wrong answers do not come into it. ``with_solutions``: the
+    teacher's solutions do, where they were valued."""
 
     drop_share: float = flag(0.5, "share of the answers that is dropped", least=0, most=1)
     correct_only: bool = flag(False, "right answers alone")
