@@ -1,8 +1,9 @@
 """All that OpenRLHF 0.11.2 needs on a host without CUDA, and nothing else.
 
 ``setup()`` makes SFT, DPO, our trainers and the vLLM rollout actors run on CPU with gloo and DeepSpeed's CPU
-accelerator. It does nothing where CUDA is present. Every item names the upstream line it works around, and is skipped
-once that line is gone. ``python -m openrlhf_negdata.cpu MODULE ARGS`` runs a stock OpenRLHF module under it.
+accelerator. Where CUDA is present it only says where DeepSpeed keeps its kernels. Every item names the upstream line
+it works around, and is skipped once that line is gone. ``python -m openrlhf_negdata.cpu MODULE ARGS`` runs a stock
+OpenRLHF module under it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.errors import UserError, end
 
 
 def without_cuda() -> bool:
@@ -32,7 +33,9 @@ def without_cuda() -> bool:
 
 
 def setup() -> None:
-    """Prepare this process, once, before it builds an OpenRLHF strategy. Does nothing where CUDA is present."""
+    """Prepare this process, once, before it builds an OpenRLHF strategy. Where CUDA is present, only the place of
+    DeepSpeed's kernels is set."""
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(kernel_folder())
     if not without_cuda():
         return
     check_compiler()
@@ -41,6 +44,19 @@ def setup() -> None:
     _load_kernels()
     _import_without_flash_attn()
     _use_cpu_strategy()
+
+
+def kernel_folder() -> Path:
+    """Where DeepSpeed keeps the kernels that it compiles: TORCH_EXTENSIONS_DIR, or a folder of this environment.
+
+    torch's default is one folder for all environments of a user, and two releases of torch or DeepSpeed compile over
+    each other there.
+    """
+    if given := os.environ.get("TORCH_EXTENSIONS_DIR"):
+        return Path(given)
+    if os.access(sys.prefix, os.W_OK):
+        return Path(sys.prefix) / "share" / "torch_extensions"
+    return Path.home() / ".cache" / "torch_extensions"
 
 
 def check_compiler() -> None:
@@ -84,7 +100,7 @@ def _load_kernels() -> None:
 
     # torch/utils/cpp_extension.py, _prepare_ldflags: the path goes to the linker unquoted, and may hold a space.
     cpp_extension.TORCH_LIB_PATH = shlex.quote(cpp_extension.TORCH_LIB_PATH.strip("'"))
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
+    root = kernel_folder()
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".negdata.lock").open("w") as ours:
         fcntl.flock(ours, fcntl.LOCK_EX)
@@ -170,9 +186,13 @@ def main() -> None:
     """``python -m openrlhf_negdata.cpu MODULE ARGS``: run a module as ``python -m MODULE ARGS`` would, set up for
     CPU. Our own trainers set themselves up, once they know that there is something to train."""
     del sys.argv[0]
-    if not sys.argv[0].startswith("openrlhf_negdata."):
-        setup()
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    module = sys.argv[0]
+    try:
+        if not module.startswith("openrlhf_negdata."):
+            setup()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except (UserError, ImportError, KeyboardInterrupt) as error:
+        sys.exit(end(module, error))
 
 
 if __name__ == "__main__":

@@ -137,8 +137,7 @@ def _tool(name: str, mend: str) -> Finding:
 
 
 def _kernels() -> Finding:
-    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
-    built = {path.stem for path in folder.glob("**/*.so")}
+    built = {path.stem for path in cpu.kernel_folder().glob("**/*.so")}
     return Finding("kernels", ", ".join(sorted(built)) or "none built yet: the first training takes a minute more")
 
 

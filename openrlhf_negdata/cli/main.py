@@ -9,7 +9,7 @@ import sys
 import warnings
 
 from openrlhf_negdata import __version__
-from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.errors import ENDS, end
 from openrlhf_negdata.help import HelpFormatter
 
 COMMANDS = {
@@ -29,8 +29,18 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Exit status: 0 done, 2 for a bad argument or input, with one line that says what and where."""
+    """Run one command. Exit status: 0 done, 2 for a bad argument or input, with one line that says what and where;
+    130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    try:
+        _run(argv, chosen)
+    except ENDS as error:
+        return end(f"negdata {chosen}", error)
+    return 0
+
+
+def _run(argv: list[str], chosen: str | None) -> None:
     if not sys.warnoptions:
         # What torch and transformers will change in a later release is no news to who runs a command.
         warnings.simplefilter("ignore", FutureWarning)
@@ -42,7 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in argv if not word.startswith("-")), None)
     modules = {}
     for name, summary in COMMANDS.items():
         if name != chosen:
@@ -55,12 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         modules[name].add_arguments(command)
     args = parser.parse_args(argv, argparse.Namespace(words=argv[1:]))
-    try:
-        modules[args.command].run(args)
-    except (UserError, OSError) as error:  # an OSError says which file: no room, no permission
-        print(f"negdata {args.command}: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    modules[args.command].run(args)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata import cpu, host, models
-from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.errors import ENDS, UserError, end
 from openrlhf_negdata.files import only_writer, read_jsonl
 from openrlhf_negdata.help import HelpFormatter
 from openrlhf_negdata.trainers import checkpoints
@@ -152,12 +152,11 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
         if args.ds.attn_implementation is None:
             args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else attention
         train(args)
-    except (UserError, OSError) as error:
+    except ENDS as error:
         if os.environ.get("RANK", "0") != "0":
             # Every process sees the user's mistake; the launcher ends the others when the first has said so.
             time.sleep(5)
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+        return end(parser.prog, error)
     return 0
 
 
