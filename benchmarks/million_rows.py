@@ -1,4 +1,4 @@
-"""Time and memory of building an `rft` and a `step-dpo` file of 1,000,000 answers and their values.
+"""Time and memory of building an `rft` and a `algorithm1` file of 1,000,000 answers and their values.
 
     python benchmarks/million_rows.py
 
@@ -67,7 +67,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--traces", type=int, default=1_000_000, help="the whole")
     args = flags.parse_args()
-    a_row: dict[str, list[float]] = {"rft": [], "step-dpo": []}
+    a_row: dict[str, list[float]] = {"rft": [], "algorithm1": []}
     for traces in (args.traces // 4, args.traces):
         with tempfile.TemporaryDirectory() as folder:
             run = store(Path(folder) / "values", traces)

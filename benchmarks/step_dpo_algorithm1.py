@@ -17,17 +17,16 @@ from typing import Any
 
 from dpo_pairs import compare_speed, parser, tokens
 
+from openrlhf_negdata.datasets.arms.algorithm1 import Algorithm1
 from openrlhf_negdata.datasets.rows import Account, Answered
-from openrlhf_negdata.datasets.step_dpo import Algorithm1
 from openrlhf_negdata.rollouts.store import StepValues, Trace
-from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import CORRECT, WRONG, Problem
 
 QUESTION, STEP, SAMPLES = 80, 25, 8
 
 
 def make_pairs(args: argparse.Namespace, draw: random.Random) -> list[dict[str, Any]]:
-    arm = Algorithm1(Estimator(pit="lowest_advantage"))
+    arm = Algorithm1(pit="lowest_advantage")
     pairs: list[dict[str, Any]] = []
     for number in range(args.problems):
         question = tokens(draw, QUESTION, args.vocabulary)

@@ -16,13 +16,12 @@ from pathlib import Path
 import pytest
 
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.datasets.prm import Prm
-from openrlhf_negdata.datasets.rft import Rft, equations
+from openrlhf_negdata.datasets.arms.prm import Prm
+from openrlhf_negdata.datasets.arms.rft import Rft, equations
 from openrlhf_negdata.datasets.rows import Account, Answered
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import Problem, load
 
 TASK, K = load("gsm8k"), 8
@@ -176,7 +175,7 @@ def blamed(world: World, positives: bool = False) -> list[tuple[str, str, int]]:
 
 @pytest.mark.parametrize("positives", [False, True])
 def test_algorithm1(world, positives):
-    made = pairs(world, world.build("step-dpo", *["--positives"] * positives))
+    made = pairs(world, world.build("algorithm1", *["--positives"] * positives))
     expected = Counter()
     for problem, text, pit in blamed(world, positives):
         if any(other != text for other in world.of(problem, "correct")):
@@ -190,7 +189,7 @@ def test_algorithm1(world, positives):
 
 
 def test_algorithm1_with_the_teacher_s_solution(world):
-    made = pairs(world, world.build("step-dpo", "--chosen_teacher"))
+    made = pairs(world, world.build("algorithm1", "--chosen_teacher"))
     taught = {problem.id for problem in PROBLEMS if problem.solution}
     expected = Counter(
         (problem, "", "teach\n#### 2|", "".join(world.steps(text)[: pit + 1]))
@@ -200,9 +199,11 @@ def test_algorithm1_with_the_teacher_s_solution(world):
     assert made == expected
 
 
-@pytest.mark.parametrize("flags", [(), ("--rejected_rest",), ("--same_step",), ("--positives", "--rejected_rest")])
+@pytest.mark.parametrize(
+    "flags", [(), ("--rejected_rest",), ("--rejected_rest", "--same_step"), ("--positives", "--rejected_rest")]
+)
 def test_shared_prefix(world, flags):
-    made = pairs(world, world.build("step-dpo", "--pairing", "shared_prefix", *flags))
+    made = pairs(world, world.build("shared-prefix", *flags))
     expected = {}
     for problem, text, pit in blamed(world, "--positives" in flags):
         steps = world.steps(text)
@@ -223,7 +224,7 @@ def test_shared_prefix(world, flags):
 
 
 def test_siblings(world):
-    made = pairs(world, world.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 2, "--min_gap", 0.25))
+    made = pairs(world, world.build("siblings", "--min_rollouts", 2, "--min_gap", 0.25))
     expected = {}
     for (problem, prefix), rolled in world.rollouts.items():
         through = defaultdict(list)
@@ -232,18 +233,32 @@ def test_siblings(world):
         for step in through:
             for text, outcome, _ in world.rollouts.get((problem, prefix + step), ()):
                 through[step].append((step + text, outcome))
+        # The answers' own next steps, valued by the rollouts after them; the last by the outcome.
+        ended = {}
+        for (which, _), (text, outcome) in world.traces.items():
+            steps = world.steps(text)
+            for i, step in enumerate(steps):
+                if (which, "".join(steps[:i])) != (problem, prefix):
+                    continue
+                if step not in through:
+                    after = world.rollouts.get((problem, prefix + step), ())
+                    through[step] = [(step + text, outcome) for text, outcome, _ in after]
+                if i == len(steps) - 1:
+                    ended[step] = Fraction(outcome == "correct")
+                if outcome == "correct":
+                    through[step].append((text.removeprefix(prefix), "own"))
         q = {
-            step: Fraction(sum(outcome == "correct" for _, outcome in some), len(some))
+            step: Fraction(sum(outcome == "correct" for _, outcome in counted), len(counted))
             for step, some in through.items()
-            if len(some) >= 2
-        }
+            if len(counted := [one for one in some if one[1] != "own"]) >= 2
+        } | ended
         if len(q) > 1 and max(q.values()) - min(q.values()) >= 0.25:
             best = {
                 text
                 for step in q
                 if q[step] == max(q.values())
                 for text, outcome in through[step]
-                if outcome == "correct"
+                if outcome in ("correct", "own")
             }
             worst = {step for step in q if q[step] == min(q.values())}
             expected[problem, prefix] = best, worst
@@ -267,7 +282,7 @@ def test_step_rft_filters_the_teacher_s_solutions_too(tokenizers, tmp_path):
     wanted = {p for (p, i), (text, _) in world.traces.items() if i < 0 and world.least(p, text) > edge}
     assert wanted <= {row["problem"] for row in taught} != set()
     assert len(world.build("step-rft", "--drop_share", 0)) == sum(sample >= 0 for _, sample in world.traces)
-    assert all(row["chosen_from"] != "teacher" for row in world.build("step-dpo"))
+    assert all(row["chosen_from"] != "teacher" for row in world.build("algorithm1"))
     assert all(row["from"] != "teacher" for row in world.build("advantage-weighted"))
 
 
@@ -361,7 +376,7 @@ def test_texts_of_a_prompt_and_its_steps_join_to_that_of_the_whole(tokenizers, k
     prompt, *steps = (tokenizer(part)["input_ids"] for part in text)
     ids = [*(token for step in steps for token in step), tokenizer.eos_token_id]
     ends = [len(steps[0]), len(steps[0] + steps[1]), len(ids)]
-    made = Prm(Estimator(), tokenizer)._texts(prompt, ids, ends)
+    made = Prm(tokenizer=tokenizer)._texts(prompt, ids, ends)
     assert "".join(made) == tokenizer.decode([*prompt, *ids[:-1]])
     assert [part.strip() for part in made] == [part.strip() for part in text]
 
@@ -492,12 +507,12 @@ def test_validation_takes_whole_problems(world):
 
 
 def test_the_card_says_what_the_rows_and_the_answers_are_like(world):
-    rows = world.build("step-dpo", "--pit", "lowest_advantage", "--size", 15)
+    rows = world.build("algorithm1", "--pit", "lowest_advantage", "--size", 15)
     card = (world.folder / "set.jsonl.card.md").read_text()
     assert card.startswith("---\n")
     assert "size_categories:\n- n<1K" in card.split("---")[1]
-    assert "15 rows, arm `step-dpo`" in card
-    assert f"negdata build step-dpo --input {world.folder / 'values'} --output" in card
+    assert "15 rows, arm `algorithm1`" in card
+    assert f"negdata build algorithm1 --input {world.folder / 'values'} --output" in card
     assert "- pit: `lowest_advantage`" in card
     outcomes = Counter(outcome for _, outcome in world.traces.values())
     for outcome, count in outcomes.items():
@@ -560,6 +575,6 @@ def test_what_counts_as_another_right_answer():
 def test_the_answers_that_differ_most_are_kept():
     """Of the first six, three: the first; the one farthest from it; then the one whose nearest of both is farthest."""
     texts = ("aaaaaaaa", "aaaaaaab", "bbbbbbbb", "bbbbbbba", "aaaabbbb", "aaaaaabb", "cccccccc")
-    arm = Rft(3, most_different=True)
+    arm = Rft(per_problem=3, most_different=True)
     assert kept(arm, *texts) == (["aaaaaaaa", "bbbbbbbb", "aaaabbbb"], {"less_different": 3, "over_per_problem": 1})
     assert kept(arm, *texts[:2]) == (list(texts[:2]), {})

@@ -201,31 +201,34 @@ def test_a_setting_that_nothing_can_be_valued_with_is_refused(files, tiny_model,
 
 
 def test_what_a_value_run_cannot_tell_is_not_built_of_it(files, tiny_model, capsys):
-    for kind, flags, says in (
-        ("sequential", ["--pit", "zero_q"], "which finds one pit an answer and nothing else"),
-        ("bisect", ["--pairing", "siblings"], "which finds one pit an answer and nothing else"),
-        ("exhaustive", ["--best_of", 9], "--best_of 9 needs as many as the rollouts a prefix"),
-        ("exhaustive", ["--best_of", 5, "--pairing", "siblings"], "needs as many as --min_rollouts, and that is 4"),
-        ("exhaustive", ["--confidence", 0.5], "--confidence between 0.5 and 1"),
+    for kind, arm, flags, says in (
+        ("sequential", "algorithm1", ["--pit", "zero_q"], "which finds one pit an answer and nothing else"),
+        ("bisect", "siblings", [], "which finds one pit an answer and nothing else"),
+        ("exhaustive", "algorithm1", ["--best_of", 9], "--best_of 9 needs as many as the rollouts a prefix"),
+        ("exhaustive", "siblings", ["--best_of", 5], "needs as many as --min_rollouts, and that is 4"),
+        ("exhaustive", "algorithm1", ["--pit", "posterior", "--confidence", 0.5], "--confidence must be above 0.5"),
+        ("exhaustive", "algorithm1", ["--confidence", 0.8], "--confidence counts with --pit posterior alone"),
     ):
         settings = {"task": "running_value", "budget": asdict(Budget(kind)), "steps": asdict(PRESETS["task"])}
-        run = Run.create(files / kind, "value", settings, [Problem("p", "1 +1 ?", "r2")], tiny_model)
+        run = Run.create(files / f"{kind} {arm}", "value", settings, [Problem("p", "1 +1 ?", "r2")], tiny_model)
         run.finish({})
-        build = ["build", "step-dpo", "--input", run.path, "--output", files / "out.jsonl"]
+        build = ["build", arm, "--input", run.path, "--output", files / "out.jsonl"]
         fails([*build, *flags], says, capsys)
 
 
 @pytest.mark.parametrize(
     ("arm", "flags", "says"),
     [
-        ("dpo", ["--positives"], "--positives is for step-dpo, not for dpo"),
+        ("dpo", ["--positives"], "--positives is for algorithm1, shared-prefix, not for dpo"),
         ("sft", ["--with_solutions"], "--with_solutions is for rft, step-rft, not for sft"),
         ("step-rft", ["--per_problem", 2], "not for step-rft"),
         ("rft", ["--beta", 2], "--beta is for advantage-weighted, not for rft"),
-        ("rft", ["--balanced"], "--per_problem N is needed"),
-        ("spurious", [], "--per_problem N is needed"),
+        ("siblings", ["--pit", "zero_q"], "--pit is for algorithm1, shared-prefix, not for siblings"),
+        ("algorithm1", ["--min_gap", 0.9], "--min_gap is for siblings, not for algorithm1"),
+        ("rft", ["--balanced"], "--balanced counts with --per_problem N, 1 or more, alone"),
+        ("spurious", ["--per_problem", 0], "--per_problem must be at least 1"),
         ("dpo", ["--validation", 2], "--validation must lie between 0 and 1, not 2.0"),
-        ("advantage-weighted", ["--beta", 0], "--beta and --max_weight must be above 0"),
+        ("advantage-weighted", ["--beta", 0], "--beta must be above 0, not 0.0"),
         ("sft", ["--problems", 2], "--problems 2: there are 1 in"),
         ("sft", ["--decontaminate", "none.jsonl"], "no such file: none.jsonl"),
         ("prm", [], "has no step values: run `negdata value`"),
@@ -251,7 +254,7 @@ def test_a_folder_that_is_not_the_run_it_should_be_is_refused(files, tiny_model,
     shutil.copy(files / "problems.jsonl", files / "own")
     fails(["build", "sft", *own], "--task is needed", capsys)
     fails(["build", "rft", *own, "--task", "running_value"], "has no traces.jsonl with graded answers", capsys)
-    fails(["build", "step-dpo", *own, "--task", "running_value"], "has no step values: run `negdata value`", capsys)
+    fails(["build", "algorithm1", *own, "--task", "running_value"], "has no step values: run `negdata value`", capsys)
     sampled = Run.create(files / "sampled", "sample", {"task": "running_value"}, [], tiny_model)
     sampled.expect(1)
     sampled.write("traces", 0, [Trace("p", 0, [5], [6], "", "stop")])
@@ -261,7 +264,7 @@ def test_a_folder_that_is_not_the_run_it_should_be_is_refused(files, tiny_model,
     fails(["value", "--input", sampled.path, *model], "was not made by `negdata grade`", capsys)
     fails(["build", "rft", "--input", sampled.path, "--output", files / "out.jsonl"], "no graded answers", capsys)
     run = graded(files / "graded", tiny_model)
-    fails(["build", "step-dpo", "--input", run, "--output", files / "out.jsonl"], "has no step values", capsys)
+    fails(["build", "algorithm1", "--input", run, "--output", files / "out.jsonl"], "has no step values", capsys)
     other = ["--task", "gsm8k", "--input", run, "--output", files / "out.jsonl"]
     fails(["build", "rft", *other], "was made with the task running_value", capsys)
 

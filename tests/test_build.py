@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.datasets.dpo import Dpo
-from openrlhf_negdata.datasets.rft import Rft
+from openrlhf_negdata.datasets.arms.algorithm1 import Algorithm1
+from openrlhf_negdata.datasets.arms.dpo import Dpo
+from openrlhf_negdata.datasets.arms.rft import Rft
+from openrlhf_negdata.datasets.arms.sft import Sft
+from openrlhf_negdata.datasets.arms.shared_prefix import SharedPrefix
+from openrlhf_negdata.datasets.arms.siblings import Siblings
 from openrlhf_negdata.datasets.rows import Account, Answered, Arm
-from openrlhf_negdata.datasets.sft import Sft
-from openrlhf_negdata.datasets.step_dpo import Algorithm1, SharedPrefix, Siblings
 from openrlhf_negdata.files import ShuffledRows
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
-from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import OUTCOMES, Problem, load
 
 TASK = load("gsm8k")
@@ -127,18 +128,20 @@ def test_algorithm_1_sets_a_right_answer_against_the_wrong_one_cut_after_its_pit
     worked_example(hand)
     right = "a\n#### 2</s>"
     expected = [("", right, "a\nb\n"), ("", right, "a\nc\n#### 1</s>"), ("", right, "d\n#### 1</s>")]
-    rows = hand.build("step-dpo", "--pairing", "algorithm1")
+    rows = hand.build("algorithm1")
     assert sides(rows) == expected
     assert sorted((row["q_before"], row["q_rejected"]) for row in rows) == [(0.25, 0.0), (0.5, 0.0), (1.0, 0.0)]
     assert hand.accounted() == {"in": 5, "kept": 3, "dropped: correct": 1, "dropped: pit_drop_too_small": 1}
-    rows = hand.build("step-dpo", "--pairing", "algorithm1", "--pit", "lowest_advantage")
-    assert sides(rows) == [("", right, "a\n"), expected[0], expected[2]]
+    rows = hand.build("algorithm1", "--pit", "lowest_advantage")
+    # The pit of answer 2 is now `a`, with which the only right answer begins: its tokens would cancel.
+    assert sides(rows) == [expected[0], expected[2]]
+    assert hand.accounted()["dropped: rejected_begins_chosen"] == 1
 
 
 def test_shared_prefix_sets_a_right_rollout_against_the_pit_alone(hand):
     """From before the pit `c 1` of answer 2 under lowest Q there are no rollouts: none is right."""
     worked_example(hand)
-    rows = hand.build("step-dpo", "--pairing", "shared_prefix")
+    rows = hand.build("shared-prefix")
     # `b 2` is right as well, but takes the very step that is rejected.
     assert sides(rows) == [("a\n", "#### 2</s>", "b\n"), ("d\n", "#### 2</s>", "#### 1</s>")]
     assert hand.accounted() == {
@@ -148,7 +151,7 @@ def test_shared_prefix_sets_a_right_rollout_against_the_pit_alone(hand):
         "dropped: pit_drop_too_small": 1,
         "dropped: no_correct_rollout": 1,
     }
-    rows = hand.build("step-dpo", "--pairing", "shared_prefix", "--pit", "lowest_advantage")
+    rows = hand.build("shared-prefix", "--pit", "lowest_advantage")
     # The pit of answer 2 is now its first step `a`; of the right rollouts only `f 2` does not take it.
     assert ("", "f\n#### 2</s>", "a\n") in sides(rows)
 
@@ -157,14 +160,14 @@ def test_shared_prefix_never_chooses_the_step_it_rejects(hand):
     """The only right rollout from before the pit `b` takes `b` itself."""
     hand.trace("a\nb\n#### 1|", "wrong", [3, 2, 0])
     hand.rolled("a\n", "+b\n#### 2|", "-c\n#### 1|")
-    hand.build("step-dpo", "--pairing", "shared_prefix", status=2)
+    hand.build("shared-prefix", status=2)
 
 
 def test_a_pit_is_blamed_for_a_loss_of_min_drop_or_more(hand):
     worked_example(hand)
     rejected = {}
     for drop in (0.25, 0.5, 0.51, 1.0):
-        rejected[drop] = [side[2] for side in sides(hand.build("step-dpo", "--min_drop", drop))]
+        rejected[drop] = [side[2] for side in sides(hand.build("algorithm1", "--min_drop", drop))]
     assert rejected[0.25] == ["a\nb\n", "a\nc\n#### 1</s>", "d\n#### 1</s>"]
     assert rejected[0.5] == ["a\nb\n", "d\n#### 1</s>"]
     assert rejected[0.51] == rejected[1.0] == ["d\n#### 1</s>"]
@@ -173,8 +176,8 @@ def test_a_pit_is_blamed_for_a_loss_of_min_drop_or_more(hand):
 def test_pairs_weigh_what_their_pits_lost(hand):
     """The three pits of the worked example lose half or more, a quarter or more, and all."""
     worked_example(hand)
-    assert all("weight" not in row for row in hand.build("step-dpo"))
-    rows = hand.build("step-dpo", "--min_drop", 0.25, "--weigh_pairs")
+    assert all("weight" not in row for row in hand.build("algorithm1"))
+    rows = hand.build("algorithm1", "--min_drop", 0.25, "--weigh_pairs")
     assert [row["weight"] for row in rows] == [round(row["q_before"] - row["q_rejected"], 4) for row in rows]
     least, middle, most = sorted(row["weight"] for row in rows)
     assert 0.25 <= least < 0.5 <= middle < most == 1.0
@@ -184,7 +187,7 @@ def test_algorithm_1_needs_a_right_answer_of_the_same_problem(hand):
     hand.trace("a\n#### 1|", "wrong", [2, 2])
     hand.trace("a\n#### 3|", "correct", [2, 2], problem="q")
     hand.write("value")
-    hand.build("step-dpo", status=2)
+    hand.build("algorithm1", status=2)
 
 
 def test_siblings_set_the_best_next_step_against_the_worst(hand):
@@ -198,18 +201,18 @@ def test_siblings_set_the_best_next_step_against_the_worst(hand):
     hand.rolled("", "-a\n#### 1|", "+b\n#### 2|", "-b\n#### 1|", "-b\n#### 1|", "-b\n#### 5|", "-c\n#### 1|")
     hand.rolled("a\n", "+#### 2|", "-#### 2|", "~#### 2|", "-#### 2|")
     hand.trace("a\n#### 2|", "correct", [3, 1])
-    rows = hand.build("step-dpo", "--pairing", "siblings")
+    rows = hand.build("siblings")
     assert sides(rows) == [("", "a\n#### 2</s>", "b\n")]
     assert (rows[0]["q_chosen"], rows[0]["q_rejected"]) == (round(5 / 9, 4), 0.25)
-    assert hand.build("step-dpo", "--pairing", "siblings", "--weigh_pairs")[0]["weight"] == round(11 / 36, 4)
+    assert hand.build("siblings", "--weigh_pairs")[0]["weight"] == round(11 / 36, 4)
     assert hand.accounted() == {"in": 2, "kept": 1, "dropped: one_step": 1}
-    hand.build("step-dpo", "--pairing", "siblings", "--min_gap", 0.306, status=2)
+    hand.build("siblings", "--min_gap", 0.306, status=2)
     # With one rollout a step enough, `c` is the worst.
-    rows = hand.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 1)
+    rows = hand.build("siblings", "--min_rollouts", 1)
     assert sides(rows) == [("", "a\n#### 2</s>", "c\n")]
     assert rows[0]["q_rejected"] == 0.0
     # With six, only `a` has enough.
-    hand.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 6, status=2)
+    hand.build("siblings", "--min_rollouts", 6, status=2)
 
 
 def test_a_right_continuation_may_come_from_the_prefix_that_the_step_makes(hand):
@@ -218,7 +221,7 @@ def test_a_right_continuation_may_come_from_the_prefix_that_the_step_makes(hand)
     hand.rolled("", *["-a\n#### 1|"] * 2, *["-b\n#### 1|"] * 4)
     hand.rolled("a\n", "+#### 2|", "+#### 2|", "-c\n#### 1|", "-c\n#### 1|")
     hand.trace("a\n#### 1|", "wrong", [0, 2])
-    rows = hand.build("step-dpo", "--pairing", "siblings", "--min_rollouts", 2)
+    rows = hand.build("siblings", "--min_rollouts", 2)
     # From `a`, `2` is worth 1 and `c` 0.
     assert sides(rows) == [("", "a\n#### 2</s>", "b\n"), ("a\n", "#### 2</s>", "c\n")]
     assert hand.accounted() == {"in": 2, "kept": 2}
@@ -228,7 +231,7 @@ def test_a_step_that_ran_out_of_tokens_is_no_step(hand):
     """Eight rollouts were cut off within their first step: it is neither right nor wrong, and never rejected."""
     hand.rolled("", *["+abc\n#### 2|"] * 4, *["~ab"] * 8, *["-d\n#### 1|"] * 4, "~d\n##")
     hand.trace("abc\n#### 1|", "wrong", [0, 0])
-    assert sides(hand.build("step-dpo", "--pairing", "siblings")) == [("", "abc\n#### 2</s>", "d\n")]
+    assert sides(hand.build("siblings")) == [("", "abc\n#### 2</s>", "d\n")]
 
 
 def test_a_step_is_not_rejected_where_the_best_one_begins_with_it(hand):
@@ -238,7 +241,7 @@ def test_a_step_is_not_rejected_where_the_best_one_begins_with_it(hand):
     hand.trace("a\n#### 1|", "wrong", [0, 0])
     hand.write("value")
     for gap in (0.3, 0, -1):
-        hand.build("step-dpo", "--pairing", "siblings", "--min_gap", gap, status=2)
+        hand.build("siblings", "--min_gap", gap, status=2)
 
 
 def test_a_right_continuation_that_takes_the_rejected_step_is_not_chosen(hand):
@@ -248,8 +251,10 @@ def test_a_right_continuation_that_takes_the_rejected_step_is_not_chosen(hand):
     hand.rolled("b\n", *["-c\n|"] * 4, *["+c\n#### 2|"] * 4)
     hand.rolled("b\nc\n", *["+|"] * 40)
     hand.trace("b\nc\n#### 1|", "wrong", [0, 0, 0])
-    rows = hand.build("step-dpo", "--pairing", "siblings")
-    assert sides(rows) == [("", "a\n#### 2</s>", "a</s>"), ("b\n", "c\n#### 2</s>", "c\n</s>")]
+    rows = hand.build("siblings")
+    # And the end of the wrong answer, which no rollout took, is rejected for that of the right ones.
+    own = ("b\nc\n", "</s>", "#### 1</s>")
+    assert sides(rows) == [("", "a\n#### 2</s>", "a</s>"), ("b\n", "c\n#### 2</s>", "c\n</s>"), own]
 
 
 def test_rft_keeps_distinct_right_answers_as_they_were_sampled(hand):
@@ -315,7 +320,7 @@ def test_sft_takes_the_solutions_and_counts_problems_without_one(hand):
     assert hand.accounted() == {"in": 2, "kept": 1, "dropped: no_solution": 1}
 
 
-@pytest.mark.parametrize("arm", ["sft", "rft", "dpo", "step-dpo"])
+@pytest.mark.parametrize("arm", ["sft", "rft", "dpo", "algorithm1"])
 def test_the_same_set_is_not_built_again_and_an_equal_run_gives_the_same_bytes(hand, tokenizer, tmp_path, arm, capsys):
     worked_example(hand)
     hand.build(arm)
@@ -364,9 +369,9 @@ def test_every_answer_is_kept_or_dropped_for_a_reason(rows, per_problem, seed, w
         Trace(problem, i, [1] if with_ids else None, [text] if with_ids else None, str(text), "stop", outcome)
         for i, (problem, outcome, text) in enumerate(rows)
     ]
-    kept, account = made_by(Rft(per_problem), traces)
+    kept, account = made_by(Rft(per_problem=per_problem), traces)
     assert (account.total, account.kept) == (len(traces), len(kept))
-    pairs, account = made_by(Dpo(per_problem, seed), traces)
+    pairs, account = made_by(Dpo(per_problem=per_problem, seed=seed), traces)
     assert account.total == len(traces)
     # Each wrong answer is in one pair; a right one may be in several.
     distinct = {(p["problem"], side, p[side]) for p in pairs for side in ("chosen", "rejected")}
@@ -417,8 +422,7 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
     traces, values, rollouts = random_values(seed)
     for pairing in (Algorithm1, SharedPrefix):
         for pit in ("lowest_q", "lowest_advantage"):
-            estimator = Estimator(pit, min_drop=least)
-            made = [made_by(pairing(estimator), traces, values, rollouts) for _ in range(2)]
+            made = [made_by(pairing(pit=pit, min_drop=least), traces, values, rollouts) for _ in range(2)]
             rows, account = made[0]
             assert made[0] == made[1]
             assert (account.total, account.kept) == (len(values), len(rows))
@@ -427,7 +431,9 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
             if pairing is SharedPrefix:
                 assert all(row["chosen_ids"][: len(row["rejected_ids"])] != row["rejected_ids"] for row in rows)
     siblings = Siblings(
-        Estimator(), lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1], least, min_rollouts
+        first_step=lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1],
+        min_gap=least,
+        min_rollouts=min_rollouts,
     )
     made = [made_by(siblings, traces, values, rollouts) for _ in range(2)]
     rows, account = made[0]

@@ -29,9 +29,9 @@ PROBLEMS, SAMPLES, ROLLOUTS, SHARD = 60, 4, 4, 20
 ARMS = {
     "rft": ("graded", "rft"),
     "dpo": ("graded", "dpo"),
-    "algorithm1": ("values", "step-dpo", "--pairing", "algorithm1"),
-    "shared_prefix": ("values", "step-dpo", "--pairing", "shared_prefix"),
-    "siblings": ("values", "step-dpo", "--pairing", "siblings", "--min_rollouts", "2"),
+    "algorithm1": ("values", "algorithm1"),
+    "shared_prefix": ("values", "shared-prefix"),
+    "siblings": ("values", "siblings", "--min_rollouts", "2"),
 }
 #: A program that is killed, as kill -9 does it, as soon as its first shard of values is written.
 KILLED = """
@@ -321,7 +321,7 @@ def test_every_arm_is_built_of_what_was_sampled_and_its_card_adds_up(pipeline):
     ],
 )
 def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline, tmp_path, flags, estimator):
-    pipeline.here(f"build step-dpo --input @values --output {tmp_path}/pairs.jsonl {flags}")
+    pipeline.here(f"build algorithm1 --input @values --output {tmp_path}/pairs.jsonl {flags}")
     run = Run.open(pipeline.root / "values")
     traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
     correct = {trace.problem for trace in traces.values() if trace.outcome == "correct" and trace.sample >= 0}
@@ -342,8 +342,8 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
     [
         ("rft --distinct equations --per_problem 2 --most_different", "train_sft"),
         ("dpo-edit-distance --per_problem 1", "train_step_dpo"),
-        ("step-dpo --pit lowest_advantage --positives --pairing shared_prefix", "train_step_dpo"),
-        ("step-dpo --chosen_teacher", "train_step_dpo"),
+        ("shared-prefix --pit lowest_advantage --positives", "train_step_dpo"),
+        ("algorithm1 --chosen_teacher", "train_step_dpo"),
         ("step-rft --with_solutions", "train_sft"),
         ("spurious --per_problem 1", "train_sft"),
         ("advantage-weighted --normalise set", "train_advantage_weighted"),
@@ -402,7 +402,7 @@ def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeli
         assert after[values.pit : values.pit + 1] in ([(0, 8)], [])
         if trace.problem in correct:
             cut.append(trace.token_ids[: values.step_ends[values.pit]])
-    pipeline.here(f"build step-dpo --input @sequential --output {tmp_path}/pairs.jsonl")
+    pipeline.here(f"build algorithm1 --input @sequential --output {tmp_path}/pairs.jsonl")
     assert sorted(row["rejected_ids"] for row in rows(tmp_path / "pairs.jsonl")) == sorted(cut) != []
 
 

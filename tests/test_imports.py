@@ -9,7 +9,17 @@ HEAVY = ("torch", "vllm", "ray", "openrlhf", "deepspeed", "transformers")
 
 
 @pytest.mark.parametrize(
-    "room", ["tasks.gsm8k", "grading", "steps", "datasets.step_dpo", "cli.report", "cli.build", "cli.synthesize"]
+    "room",
+    [
+        "tasks.gsm8k",
+        "grading",
+        "steps",
+        "datasets.build",
+        "datasets.arms.siblings",
+        "cli.report",
+        "cli.build",
+        "cli.synthesize",
+    ],
 )
 def test_a_room_imports_nothing_heavy(room):
     code = f"import sys, openrlhf_negdata.{room}; print([name for name in {HEAVY} if name in sys.modules])"

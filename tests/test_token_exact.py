@@ -25,9 +25,9 @@ TASK = load("gsm8k")
 K = 6
 LINES = ["He has 5 apples.\n", "She eats 12.5% of 漢.\n\n", "It is 3*4=<<3*4=12>>12\n", "é \n", "#### 12", "A: 7\n"]
 BUILDS = {
-    "algorithm1": ("step-dpo", "--pairing", "algorithm1"),
-    "shared_prefix": ("step-dpo", "--pairing", "shared_prefix"),
-    "siblings": ("step-dpo", "--pairing", "siblings", "--min_gap", "0.1", "--min_rollouts", "2"),
+    "algorithm1": ("algorithm1"),
+    "shared_prefix": ("shared-prefix"),
+    "siblings": ("siblings", "--min_gap", "0.1", "--min_rollouts", "2"),
     "dpo": ("dpo",),
     "rft": ("rft",),
 }

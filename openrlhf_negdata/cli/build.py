@@ -204,7 +204,7 @@ def _text(given: dict[str, Any], made: Run | None) -> tuple[bool, Any]:
     own = load_tokenizer(given["tokenizer"], trust) if given["tokenizer"] else None
     if made is None:
         return template, own
-    tokenizer, sampled = made.tokenizer(trust), bool(made.sampled["chat_template"])
+    tokenizer, sampled = made.tokenizer(trust), bool(made.sampled.get("chat_template"))
     if template and not sampled:
         raise UserError(f"--data.apply_chat_template: {made.path} was sampled without it")
     if own is not None and (own.get_vocab(), own.chat_template) != (tokenizer.get_vocab(), tokenizer.chat_template):

@@ -1,4 +1,4 @@
-"""Direct preference optimization on pairs of token ids: the arms dpo and step-dpo.
+"""Direct preference optimization on pairs of token ids: the arms dpo, algorithm1, shared-prefix, siblings.
 
     python -m openrlhf_negdata.cli.train_step_dpo --model.model_name_or_path SFT --data.dataset pairs.jsonl
     --ckpt.output_dir OUT
