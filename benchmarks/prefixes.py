@@ -31,6 +31,7 @@ def first_problems(path: str, count: int, output: Path, task: str | None = None)
     kept = {problem.id for problem in problems}
     settings = run.manifest["settings"] | {"first": count} | ({"task": task} if task else {})
     part = Run.create(output, "grade", settings, problems, tokenizer_from=run.path)
+    part.expect(1)
     part.write("traces", 0, (trace for trace in run.read("traces") if trace.problem in kept))
     part.finish({})
     return Run.open(output)

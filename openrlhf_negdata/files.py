@@ -1,12 +1,15 @@
 """Rows in, from JSON Lines and other forms, and JSON Lines out: bad rows are named by file and line, files appear
-whole or not at all."""
+whole or not at all, and nothing takes the place of a file that is not ours."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import glob
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 from array import array
@@ -125,8 +128,12 @@ def read_problems(source: str | Path, task: Task, reading: Reading | None = None
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of ``path`` when the block ends well, and leaves no trace when it does not."""
-    path = Path(path)
+    """A text file that takes the place of ``path`` when the block ends well, and leaves no trace when it does not.
+
+    UserError where something stands there that is no file: a device, a pipe, a folder. Of a symbolic link, the file
+    that it points to is replaced.
+    """
+    path = _replaceable(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -139,14 +146,103 @@ def replacing(path: str | Path) -> Iterator[IO[str]]:
         temporary.unlink(missing_ok=True)
 
 
+def _replaceable(path: Path) -> Path:
+    """The file that a file written to ``path`` takes the place of, or that it will be."""
+    if path.name == "-":
+        raise UserError("--output -: standard output is not written to, give the path of a file")
+    target = path.resolve() if path.is_symlink() else path
+    if target.exists() and not target.is_file():
+        raise UserError(f"{path} is in the way: it is no regular file, give the path of one")
+    return target
+
+
+class Output:
+    """A file that one command makes, and those it may write ``beside`` it.
+
+    A stamp, ``.NAME.settings.json`` in the same folder, holds the command, its settings, and the files that are ours.
+    It is there before they are, so that a command that was killed is known when it is run again. Only our own files
+    are ever replaced or removed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        settings: dict[str, Any],
+        inputs: Iterable[str | Path] = (),
+        beside: Iterable[Path] = (),
+    ) -> None:
+        """``settings``: what decides the content, ``command`` among them. ``inputs``: the files that the command
+        reads.
+
+        UserError where one of the files is no regular file, is an input, or was made by anything but this command.
+        """
+        self.path = Path(path)
+        self.files = [self.path, *beside]
+        self.settings = json.loads(json.dumps(settings))
+        self.stamp = self.path.with_name(f".{self.path.name}.settings.json")
+        read = [Path(one) for one in inputs if Path(one).exists()]
+        self._refuse(read)
+
+    def _refuse(self, read: list[Path]) -> None:
+        made = self._made()
+        for file in self.files:
+            _replaceable(file)
+            if not file.exists():
+                continue
+            if any(file.samefile(one) for one in read):
+                raise UserError(f"{file} is read by this command, and would be replaced: give another --output")
+            if file.name not in made["files"]:
+                raise UserError(f"{file} was not made by this command: give another --output, or remove it")
+            if (command := made["settings"].get("command")) != self.settings["command"]:
+                raise UserError(f"{file} was made by `negdata {command}`: give another --output, or remove it")
+
+    def _made(self) -> dict[str, Any]:
+        try:
+            made = json.loads(self.stamp.read_text(encoding="utf-8"))
+            return {
+                "files": list(made["files"]),
+                "settings": dict(made["settings"]),
+                "complete": made["complete"] is True,
+            }
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return {"files": [], "settings": {}, "complete": False}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the files are there that these settings make."""
+        made = self._made()
+        files = (self.path.with_name(name) for name in [self.path.name, *made["files"]])
+        return made["complete"] and made["settings"] == self.settings and all(file.is_file() for file in files)
+
+    def claim(self) -> None:
+        """Say that the files will be ours: before the first is written. Waits for another process that writes
+        them."""
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        only_writer(lock, [glob.escape(file.name) for file in [*self.files, self.stamp]])
+        self._refuse([])
+        self._write_stamp([file.name for file in self.files], complete=False)
+
+    def commit(self) -> None:
+        """Say that the files are whole."""
+        self._write_stamp([file.name for file in self.files if file.exists()], complete=True)
+
+    def _write_stamp(self, files: list[str], complete: bool) -> None:
+        write_json(self.stamp, {"complete": complete, "files": files, "settings": self.settings})
+
+
 _held: dict[Path, IO[str]] = {}
+#: What flock says where the file system has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
-def only_writer(lock: Path) -> None:
+def only_writer(lock: Path, unfinished: Iterable[str] = ()) -> None:
     """Wait until no other process holds ``lock``, then hold it until this process ends.
 
     A command that was killed may have left a process of its own that still writes; running it again waits for that one
-    and then goes on from what it wrote. The system takes the lock back from a process that dies.
+    and then goes on from what it wrote. The system takes the lock back from a process that dies. What that one left
+    of files in the same folder whose names match ``unfinished`` is cleared away.
+
+    On a file system without locks nothing waits and nothing is cleared away: that is said once.
     """
     if lock.resolve() in _held:
         return
@@ -157,7 +253,21 @@ def only_writer(lock: Path) -> None:
     except BlockingIOError:
         print(f"waiting for another process that writes here (it holds {lock})", file=sys.stderr, flush=True)
         fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        print(
+            f"warning: no locks on this file system ({lock}: {error.strerror}): do not run two commands with one "
+            "output at once",
+            file=sys.stderr,
+            flush=True,
+        )
+        unfinished = ()
     _held[lock.resolve()] = file
+    for pattern in unfinished:
+        for left in lock.parent.glob(f".{pattern}.*.tmp"):
+            if re.search(r"\.\d+\.tmp$", left.name):  # as `replacing` and a run's shards name them
+                left.unlink(missing_ok=True)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:

@@ -92,6 +92,7 @@ class World:
             ends = [len(self.ids("".join(steps[: i + 1]))) for i in range(len(steps))]
             q = self.q(problem, text)
             values.append(StepValues(problem, sample, ends, [int(K * after) for after in q[:-1]], [K] * len(ends)))
+        run.expect(1)
         run.write("traces", 0, traces)
         run.write("values", 0, values)
         rows = [

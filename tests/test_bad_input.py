@@ -70,6 +70,7 @@ def graded(path: Path, tokenizer_from: Path, **changed: object) -> Path:
     sampled = {"task": "running_value", "model": "another", "max_tokens": 18, "sampling": {}, **changed}
     settings = {"task": "running_value", "input": sampled}
     run = Run.create(path, "grade", settings, [Problem("p", "1 +1 ?", "r2")], tokenizer_from)
+    run.expect(1)
     run.write("traces", 0, [Trace("p", 0, [5], [6], "", "stop", "wrong")])
     run.finish({})
     return path
@@ -234,6 +235,7 @@ def test_what_a_value_run_cannot_tell_is_not_built_of_it(files, tiny_model, caps
 def test_a_set_that_cannot_be_built_as_asked_is_refused(files, tiny_model, capsys, arm, flags, says):
     problem = Problem("p", "1 +1 ?", "r2", "+1 2 ; = r2")
     run = Run.create(files / "sampled", "sample", {"task": "running_value"}, [problem], tiny_model)
+    run.expect(1)
     run.write("traces", 0, [Trace("p", 0, [5], [6], "", "stop")])
     run.finish({})
     fails(["build", arm, "--input", run.path, "--output", files / "out.jsonl", *flags], says, capsys)
@@ -251,6 +253,7 @@ def test_a_folder_that_is_not_the_run_it_should_be_is_refused(files, tiny_model,
     fails(["build", "rft", *own, "--task", "running_value"], "has no traces.jsonl with graded answers", capsys)
     fails(["build", "step-dpo", *own, "--task", "running_value"], "has no step values: run `negdata value`", capsys)
     sampled = Run.create(files / "sampled", "sample", {"task": "running_value"}, [], tiny_model)
+    sampled.expect(1)
     sampled.write("traces", 0, [Trace("p", 0, [5], [6], "", "stop")])
     unfinished = "is not complete: run `negdata sample` on it again first"
     fails(["value", "--input", sampled.path, *model], unfinished, capsys)
@@ -260,7 +263,7 @@ def test_a_folder_that_is_not_the_run_it_should_be_is_refused(files, tiny_model,
     run = graded(files / "graded", tiny_model)
     fails(["build", "step-dpo", "--input", run, "--output", files / "out.jsonl"], "has no step values", capsys)
     other = ["--task", "gsm8k", "--input", run, "--output", files / "out.jsonl"]
-    fails(["build", "rft", *other], "was made for task running_value", capsys)
+    fails(["build", "rft", *other], "was made with the task running_value", capsys)
 
 
 def test_values_are_those_of_the_policy_that_wrote_the_answers(files, tiny_model, capsys):

@@ -65,6 +65,7 @@ class Hand:
         run = Run.create(self.folder / command, command, made, PROBLEMS)
         self.tokenizer.save_pretrained(run.path / "tokenizer")
         self.traces.sort(key=lambda trace: trace.problem)
+        run.expect(1)
         run.write("traces", 0, self.traces)
         if command == "value":
             run.write("values", 0, sorted(self.values, key=lambda values: values.problem))

@@ -45,6 +45,7 @@ def sampled(path: Path, **settings: object) -> Path:
         Trace("a" if number < 4 else "b", number, [1, 2], [3, number], row["response"], row.get("finish_reason"))
         for number, row in enumerate(ROWS)
     ]
+    run.expect(2)
     run.write("traces", 0, traces[:4])
     run.write("traces", 1, traces[4:])
     run.finish({"traces": 5})
@@ -127,7 +128,7 @@ def test_a_users_mistake_is_one_line_and_status_2(tmp_path, capsys):
         ("--task", "gsm8k", "--input", empty): "no rows",
         ("--task", "gsm8k", "--input", source, "--timeout", 0): "--timeout",
         ("--task", "gsm8k", "--input", source, "--workers", 0): "--workers",
-        ("--task", "math", "--input", run): "sampled for the task gsm8k",
+        ("--task", "math", "--input", run): "run was made with the task gsm8k",
         ("--input", tmp_path): "no manifest.json",
         ("--input", unfinished): "not complete",
     }.items():

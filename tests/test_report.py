@@ -73,7 +73,9 @@ def value_run(path, traces, settings=None):
         Trace(problem.id, 0, [0], list(range(len(correct))), "", "stop", outcome, "r1")
         for problem, (outcome, correct) in zip(problems, traces, strict=True)
     ]
+    run.expect(1)
     run.write("traces", 0, rows)
+    run.write("rollouts", 0, [])
     run.write(
         "values",
         0,

@@ -38,8 +38,11 @@ ROWS = {
 }
 
 
-def create(path, **changed) -> Run:
-    return Run.create(path, "sample", SETTINGS | changed, PROBLEMS)
+def create(path, shards=3, **changed) -> Run:
+    run = Run.create(path, "sample", SETTINGS | changed, PROBLEMS)
+    if not run.complete:
+        run.expect(shards)
+    return run
 
 
 @pytest.mark.parametrize("table", ROWS)
@@ -48,11 +51,10 @@ def test_rows_come_back_as_they_were_written_in_order_of_their_shards(table):
     @given(st.lists(st.lists(ROWS[table], max_size=4), min_size=1, max_size=3))
     def check(shards):
         with tempfile.TemporaryDirectory() as folder:
-            run = create(Path(folder) / "run")
+            run = create(Path(folder) / "run", len(shards))
             for number in reversed(range(len(shards))):
                 run.write(table, number, shards[number])
-            run.finish({})
-            read = Run.open(run.path)
+            read = Run.open(run.path, complete=False)
             assert list(read.read(table)) == [row for shard in shards for row in shard]
             for number, shard in enumerate(shards):
                 assert list(read.read(table, number)) == shard
@@ -61,11 +63,17 @@ def test_rows_come_back_as_they_were_written_in_order_of_their_shards(table):
 
 
 def test_problems_settings_and_counts_come_back(tmp_path):
-    create(tmp_path / "run").finish({"traces": 3})
+    create(tmp_path / "run", shards=0).finish({"traces": 3})
     run = Run.open(tmp_path / "run")
     assert run.problems() == PROBLEMS
-    assert run.manifest == {"command": "sample", "settings": SETTINGS, "complete": True, "counts": {"traces": 3}}
-    assert run.task is load("gsm8k")
+    assert run.manifest == {
+        "command": "sample",
+        "settings": SETTINGS,
+        "shards": 0,
+        "complete": True,
+        "counts": {"traces": 3},
+    }
+    assert run.task() is load("gsm8k")
 
 
 def test_a_shard_is_there_whole_or_not_at_all(tmp_path):
@@ -113,6 +121,8 @@ def test_equal_settings_go_on_and_others_are_refused_by_name(tmp_path):
         assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match="was made with command = 'sample', not 'value'"):
         Run.create(tmp_path / "run", "value", SETTINGS, PROBLEMS)
+    with pytest.raises(UserError, match="was started with 3 shards, and its input now gives 4: give another --output"):
+        create(tmp_path / "run", shards=4)
     assert sorted((path.name, path.read_bytes()) for path in (tmp_path / "run").iterdir()) == kept
 
 
@@ -156,8 +166,12 @@ def test_a_torn_shard_is_owed_again_even_of_a_run_that_was_complete(tmp_path, ca
     assert create(tmp_path / "run").complete
     torn, whole = run.shard("traces", 1), run.shard("traces", 1).read_bytes()
     torn.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        UserError, match=r"is not complete \(1 of 3 shards are owed\): run `negdata sample` on it again"
+    ):
+        Run.open(tmp_path / "run")
     with pytest.raises(UserError, match="traces-00001.parquet cannot be read .*: run `negdata sample` again"):
-        list(Run.open(tmp_path / "run").read("traces"))
+        list(run.read("traces"))
     again = create(tmp_path / "run")
     assert (again.complete, again.owed()) == (False, [1])
     assert "traces-00001.parquet cannot be read: it is owed again" in capsys.readouterr().err
@@ -187,6 +201,7 @@ def test_a_full_disk_ends_in_an_error_that_names_it_and_leaves_a_run_that_goes_o
     assert "File too large" in ended.stdout
     run = Run.create(tmp_path / "run", "sample", {"task": "gsm8k"}, [])
     assert run.owed() == [1]
+    assert [trace.problem for trace in run.read("traces")] == ["a"]
     assert not list(run.path.glob(".*.tmp"))
     run.write("traces", 1, [])
     assert run.owed() == []
@@ -206,7 +221,9 @@ def test_only_a_complete_run_is_read(tmp_path):
     with pytest.raises(UserError, match="is not a run folder: it has no manifest.json"):
         Run.open(tmp_path)
     run = create(tmp_path / "run")
-    with pytest.raises(UserError, match="is not complete: run `negdata sample` on it again first"):
+    with pytest.raises(
+        UserError, match=r"is not complete \(3 of 3 shards are owed\): run `negdata sample` on it again first"
+    ):
         Run.open(run.path)
     (run.path / "manifest.json").write_text('{"command": "sample"}')
     with pytest.raises(UserError, match="manifest.json: not a manifest"):

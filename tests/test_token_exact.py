@@ -54,6 +54,7 @@ class Sampled:
         self.rollouts = [rollout for made in seen.values() for rollout in made]
         for command in ("grade", "value"):
             run = Run.create(folder / command, command, MADE, problems, tokenizer_from=folder)
+            run.expect(1)
             run.write("traces", 0, self.traces)
             if command == "value":
                 run.write("values", 0, self.values)
@@ -156,6 +157,7 @@ def test_a_rejected_step_in_the_middle_has_no_end_and_a_last_one_has_the_policys
     prompt = tokenizer("?")["input_ids"]
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     run = Run.create(tmp_path / "value", "value", MADE, [Problem("p", "?", "2")], tmp_path)
+    run.expect(1)
     run.write(
         "traces",
         0,

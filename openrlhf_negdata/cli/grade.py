@@ -4,20 +4,21 @@ r"""Grade answers.
 
 Each line of the input is {"gold": ..., "response": ...}, perhaps with "finish_reason". Each is written back, in order,
 with "outcome" (correct, wrong, truncated, no_answer or timed_out) and "answer" (what was extracted, or null) added and
-all other fields kept. A response with finish_reason "length" is truncated whatever it says. Where "response" is a list
-of answers to one problem, "outcome" and "answer" are lists too. The output appears whole or not at all. Run again, the
-command grades again: grading is cheap, and nothing less shows that an output belongs to its input.
+all other fields kept. A response is whole where its finish_reason is "stop" or null; with any other, such as "length",
+it is truncated whatever it says. Where "response" is a list of answers to one problem, "outcome" and "answer" are
+lists too. The output appears whole or not at all, and replaces no file but one that `negdata grade` made. Run again,
+the command grades again: grading is cheap, and nothing less shows that an output belongs to its input.
 
   negdata grade --input runs/sampled --output runs/graded
 
 Grades the traces of a run made by `negdata sample`, shard by shard: shards that are there are not made again, and a
-complete output is left alone. The task is the one the run was sampled for.
+complete output is left alone. The task is the one the run was sampled for; of a task of your own, name its file again:
+no code that a folder carries is run unasked.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,14 +28,19 @@ from typing import Any
 from tqdm import tqdm
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import read_jsonl, write_jsonl
+from openrlhf_negdata.files import Output, read_jsonl, write_jsonl
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import OUTCOMES, load
 
+#: What vLLM and servers call the end of an answer that is not whole.
+CUT_OFF = ("length", "abort", "error", "repetition", "content_filter", "tool_calls")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", help="a built-in task, or the path of a .py file; for a run: the run's own task")
+    parser.add_argument(
+        "--task", help="a built-in task, or the path of a .py file; of a run of a built-in task: its own"
+    )
     parser.add_argument("--input", type=Path, required=True, help="a .jsonl file, or the folder of a complete run")
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl file, or the folder, to write")
     parser.add_argument(
@@ -62,6 +68,8 @@ def _grade_file(args: argparse.Namespace) -> None:
     if args.output.is_dir():
         raise UserError(f"--output {args.output} is a folder, and the input is a file: give the path of a file")
     task = load(args.task)
+    settings = {"command": "grade", "task": task.identity, "timeout": args.timeout, "input": args.input.name}
+    output = Output(args.output, settings, inputs=[args.input, args.task])
     # Read twice, so that a malformed last row is found before the first is graded, and rows are never all in memory.
     total = sum(1 for _ in read_jsonl(args.input, _parse))
     if not total:
@@ -84,7 +92,9 @@ def _grade_file(args: argparse.Namespace) -> None:
             else:
                 yield {**row, "outcome": outcomes, "answer": answers}
 
+    output.claim()
     write_jsonl(args.output, graded_rows())
+    output.commit()
     print(f"{args.output}: {_summary(counts)}")
 
 
@@ -96,6 +106,10 @@ def _parse(row: dict[str, Any], _: int) -> dict[str, Any]:
             raise ValueError(f"response is {response!r}, not text")
         if not isinstance(reason, (str, type(None))):
             raise ValueError(f"finish_reason is {reason!r}, not text or null")
+        if reason not in ("stop", "", None, *CUT_OFF):
+            raise ValueError(
+                f"finish_reason {reason!r} is none of stop, {', '.join(CUT_OFF)}: where an answer is whole, write stop"
+            )
     return row
 
 
@@ -113,10 +127,8 @@ def _answers(row: dict[str, Any]) -> list[tuple[str, Any, Any]]:
 def _grade_run(args: argparse.Namespace) -> None:
     source = Run.open(args.input)
     settings = source.manifest["settings"]
-    if args.task is not None and args.task != settings["task"]:
-        raise UserError(f"--task {args.task}: {args.input} was sampled for the task {settings['task']}")
-    shards = sorted(int(re.findall(r"\d+", shard.stem)[-1]) for shard in args.input.glob("traces-*.parquet"))
-    if not shards:
+    task = source.task(args.task)
+    if not source.shards:
         raise UserError(f"{args.input} has no traces: give a run made by `negdata sample`")
     problems = source.problems()
     # What the input is, not where it lies: graded traces of different policies never mix, and folders may be moved.
@@ -125,13 +137,14 @@ def _grade_run(args: argparse.Namespace) -> None:
         "grade",
         {"task": settings["task"], "timeout": args.timeout, "input": settings},
         problems,
-        tokenizer_from=source.path,
+        source.path,
+        task,
     )
     if output.complete:
         print(f"{args.output}: already complete, nothing to do")
         return
     gold = {problem.id: problem.gold for problem in problems}
-    output.expect(len(shards))
+    output.expect(source.shards)
     owed = output.owed()
     rows = (
         (gold[trace.problem], trace.text, trace.finish_reason)
@@ -139,9 +152,9 @@ def _grade_run(args: argparse.Namespace) -> None:
         for trace in source.read("traces", shard)
     )
     # One pool of graders for all shards; it is ahead of what is written by no more than it needs to be kept busy.
-    grades = grade_rows(source.task, rows, args.timeout, args.workers)
-    done = len(shards) - len(owed)
-    for shard in tqdm(owed, total=len(shards), initial=done, desc="grade", unit="shard", disable=None):
+    grades = grade_rows(task, rows, args.timeout, args.workers)
+    done = source.shards - len(owed)
+    for shard in tqdm(owed, total=source.shards, initial=done, desc="grade", unit="shard", disable=None):
         output.write(
             "traces",
             shard,

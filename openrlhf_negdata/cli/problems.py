@@ -9,7 +9,7 @@ import argparse
 from dataclasses import asdict
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import write_jsonl
+from openrlhf_negdata.files import Output, write_jsonl
 from openrlhf_negdata.tasks import load
 
 
@@ -30,7 +30,10 @@ def run(args: argparse.Namespace) -> None:
     if args.count < 1:
         raise UserError(f"--count must be at least 1, not {args.count}")
     task = load(args.task)
-    written = write_jsonl(
-        args.output, (asdict(problem) for problem in task.generate(args.count, args.seed, args.split))
-    )
+    settings = {name: vars(args)[name] for name in ("command", "split", "count", "seed")} | {"task": task.identity}
+    output = Output(args.output, settings, inputs=[args.task])
+    problems = task.generate(args.count, args.seed, args.split)
+    output.claim()
+    written = write_jsonl(args.output, (asdict(problem) for problem in problems))
+    output.commit()
     print(f"{written} problems of {task.name} in {args.output}")

@@ -9,6 +9,7 @@ shard; run again when done, it does nothing.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     longest = max_tokens + max(map(len, prompts))
     models.check_length(model, longest)
     settings = {
-        "task": args.task,
+        "task": task.identity,
         "model": models.revision(model),
         "samples": flags["rollout.n_samples_per_prompt"],
         "sampling": vars(sampling),
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         "shard_size": args.shard_size,
         "problems": engines.content_seed(problems),
     }
-    output = Run.create(args.output, "sample", settings, problems, tokenizer_from=model)
+    output = Run.create(args.output, "sample", settings, problems, model, task)
     if output.complete:
         print(f"{args.output} is complete: {output.manifest['counts']}")
         return
@@ -135,8 +136,7 @@ def run(args: argparse.Namespace) -> None:
                         rows += next(answers)
                         bar.update()
                     output.write("traces", number, rows)
-    finished = {"stop": 0, "length": 0}
-    for trace in output.read("traces"):
-        finished[trace.finish_reason] += 1
-    output.finish({"problems": len(problems), "traces": sum(finished.values()), **finished})
+    finished = Counter({"stop": 0, "length": 0})  # vLLM has other reasons too, such as abort
+    finished.update(str(trace.finish_reason) for trace in output.read("traces"))
+    output.finish({"problems": len(problems), "traces": finished.total(), **finished})
     print(f"{args.output}: {output.manifest['counts']}")

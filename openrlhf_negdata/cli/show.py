@@ -32,7 +32,7 @@ def show(run: Run) -> None:
     command, settings = run.manifest["command"], run.manifest["settings"]
     table.add_row(f"negdata {command}", str(run.path))
     table.add_row("task", str(settings["task"]))
-    shards, owed = run.manifest.get("shards", 0), len(run.owed())
+    shards, owed = run.shards, len(run.owed())
     state = "complete" if run.complete and not owed else f"{owed:,} owed: run `negdata {command}` again to go on"
     table.add_row("shards", f"{shards - owed:,} done, {state}")
     table.add_row("problems", f"{sum(1 for _ in run.problems()):,}")

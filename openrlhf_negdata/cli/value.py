@@ -34,7 +34,7 @@ from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.jobs import ValueJob, ValueResult, ValueRun
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Answer, Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, TIMED_OUT, TRUNCATED, WRONG
+from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, TIMED_OUT, TRUNCATED, WRONG, Task
 
 #: Flags that say which answers are valued, without their section.
 WHICH = ("wrong_per_problem", "correct_per_problem", "skip_all_right", "skip_all_wrong")
@@ -47,6 +47,7 @@ AHEAD = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, help="run folder of graded answers, made by `negdata grade`")
     parser.add_argument("--output", required=True, help="the run folder to write")
+    parser.add_argument("--task", help="the run's own task: to be named where it is a .py file")
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy that wrote the answers")
     parser.add_argument(
         "--value.budget",
@@ -99,11 +100,11 @@ def run(args: argparse.Namespace) -> None:
     graded = Run.open(args.input)
     if graded.manifest["command"] != "grade":
         raise UserError(f"{args.input} was not made by `negdata grade`: grade it first and give that output")
-    budget = _budget(flags)
+    task, budget = graded.task(args.task), _budget(flags)
     if args.shard_size < 1:
         raise UserError(f"--shard_size must be at least 1, not {args.shard_size}")
     if args.dry_run:
-        _print_cost(graded, flags, budget)
+        _print_cost(graded, task, flags, budget)
         return
     made = graded.manifest["settings"]["input"]
     model = check_policy(flags["model.model_name_or_path"], flags)
@@ -123,13 +124,13 @@ def run(args: argparse.Namespace) -> None:
     }
     if not (Path(args.output) / "manifest.json").is_file() and next(chosen(graded, flags, Counter()), None) is None:
         raise UserError(f"{args.input}: no answer is left to value")
-    output = Run.create(args.output, "value", settings, graded.problems(), tokenizer_from=graded.path)
+    output = Run.create(args.output, "value", settings, graded.problems(), graded.path, task)
     if not output.complete:
-        _value(graded, output, model, flags, budget)
+        _value(graded, task, output, model, flags, budget)
     show(output)
 
 
-def _value(graded: Run, output: Run, model: Path, flags: dict, budget: Budget) -> None:
+def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budget: Budget) -> None:
     made, size = graded.manifest["settings"]["input"], flags["shard_size"]
     dropped = Counter[str]()
     answers: list[int] = []  # a shard
@@ -141,9 +142,10 @@ def _value(graded: Run, output: Run, model: Path, flags: dict, budget: Budget) -
     output.expect(len(answers))
     owed = set(output.owed())
     if owed:
-        task = output.manifest["settings"]["task"]
         run = ValueRun(
-            task=str(Path(task).resolve()) if task.endswith(".py") else task,
+            task=task.source or task.name,
+            identity=task.identity,
+            timeout=graded.manifest["settings"]["timeout"],
             tokenizer=str((output.path / "tokenizer").resolve()),
             model=made["model"],
             segmentation=PRESETS[flags["steps"]],
@@ -283,9 +285,9 @@ def _budget(flags: dict) -> Budget:
     return budget
 
 
-def _print_cost(graded: Run, flags: dict, budget: Budget) -> None:
+def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> None:
     """What a run would cost. A rollout is expected to be as long as what is left of the answers through its prefix."""
-    task, tokenizer = graded.task, graded.tokenizer()
+    tokenizer = graded.tokenizer()
     cost, dropped = Counter[str](), Counter[str]()
     with tqdm(total=graded.outcomes("traces").total(), desc="dry run", unit="answer") as bar:
         for traces in chosen(graded, flags, dropped):

@@ -2,10 +2,11 @@
 
     manifest.json            the command, the settings that decide its content, counts once it is complete
     problems.jsonl           the problems
+    task.py                  the task, where it is one's own: a copy of its file, which no command runs unasked
     tokenizer/               the policy's tokenizer, so that the folder can be read without the model
     traces-00000.parquet     tables in shards; a shard appears whole or not at all, and is never rewritten
 
-A command that finds its manifest complete does nothing; one that finds shards goes on after them; one whose settings
+A command that finds every shard there does nothing; one that finds some goes on after them; one whose settings
 differ from the manifest's refuses, so that rows made by different settings never mix.
 """
 
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_jsonl, write_json, write_jsonl
 from openrlhf_negdata.models import load_tokenizer
-from openrlhf_negdata.tasks import Problem, Task, load
+from openrlhf_negdata.tasks import BUILT_IN, Problem, Task, load
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ SCHEMAS = {
 }
 #: The tables a command writes; a shard of the last says that those of the others are there.
 TABLES = {"sample": ("traces",), "grade": ("traces",), "value": ("rollouts", "traces", "values")}
+#: The copy of the file of a task of one's own: to be read, and never run unless the user names it.
+TASK_FILE = "task.py"
 _ROWS: dict[str, Any] = {"traces": Trace, "values": StepValues, "rollouts": Rollout}
 
 
@@ -131,55 +134,62 @@ class Run:
         settings: dict[str, Any],
         problems: list[Problem],
         tokenizer_from: str | Path | None = None,
+        task: Task | None = None,
     ) -> Run:
         """Start the run at ``path``, or go on with it if it was started with equal ``settings``.
 
-        ``tokenizer_from``: the model folder, or the run folder, whose tokenizer the run is to carry.
+        ``tokenizer_from``: the model folder, or the run folder, whose tokenizer the run is to carry. ``task``: the
+        task of ``settings``; where it is one's own, the run carries a copy of its file.
         """
         path = Path(path)
-        settings = json.loads(json.dumps(settings))
-        if (path / "manifest.json").is_file():
-            run = cls(path, _read_manifest(path))
-            made = {"command": run.manifest["command"], **run.manifest["settings"]}
-            refuse_other_settings(path, made, {"command": command, **settings})
-            if run.complete and run.owed():
-                run.manifest["complete"] = False
-                write_json(path / "manifest.json", run.manifest)
-            return run._alone()
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is in the way: it is not a folder")
-        if path.exists() and any(entry.suffix == ".parquet" for entry in path.iterdir()):
-            raise UserError(f"{path} holds tables but no manifest.json: give another --output, or remove that folder")
-        tokenizer = None
-        if tokenizer_from is not None:
-            parent = Path(tokenizer_from) / "tokenizer"
-            tokenizer = load_tokenizer(str(parent if parent.is_dir() else tokenizer_from))
+        wanted = json.loads(json.dumps({"command": command, "settings": settings}))
+        run = cls._started(path, wanted)
+        if run and run.complete and not run.owed():
+            return run  # nothing is left to write, so it may be where nothing can be
         rows = [asdict(problem) for problem in problems]
-        if (path / "problems.jsonl").is_file() and list(_rows(path / "problems.jsonl")) != rows:
-            raise UserError(f"{path} holds a problems.jsonl of other problems: give another --output")
-        write_jsonl(path / "problems.jsonl", rows)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(path / "tokenizer")
-        run = cls(path, {"command": command, "settings": settings, "complete": False})
+        tokenizer = None
+        if run is None:
+            _refuse_others_folder(path, rows)
+            if tokenizer_from is not None:
+                parent = Path(tokenizer_from) / "tokenizer"
+                tokenizer = load_tokenizer(str(parent if parent.is_dir() else tokenizer_from))
+        only_writer(path / ".lock", ["*"])
+        run = cls._started(path, wanted)  # by another process, since
+        if run is None:
+            write_jsonl(path / "problems.jsonl", rows)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(path / "tokenizer")
+            if task is not None and task.source:
+                (path / TASK_FILE).write_bytes(task.code)
+            run = cls(path, {**wanted, "shards": 0, "complete": False})
+        else:
+            run.manifest["complete"] = run.complete and not run.owed()
         write_json(path / "manifest.json", run.manifest)
-        return run._alone()
+        return run
 
-    def _alone(self) -> Run:
-        """Become the only writer, unless there is nothing left to write."""
-        if not self.complete:
-            only_writer(self.path / ".lock")
-            self.manifest = _read_manifest(self.path)
-        return self
+    @classmethod
+    def _started(cls, path: Path, wanted: dict[str, Any]) -> Run | None:
+        """The run at ``path``, if there is one. UserError where its settings are not those ``wanted``."""
+        if not (path / "manifest.json").is_file():
+            return None
+        run = cls(path, _read_manifest(path))
+        made = {"command": run.manifest["command"], **run.manifest["settings"]}
+        refuse_other_settings(path, made, {"command": wanted["command"], **wanted["settings"]})
+        return run
 
     @classmethod
     def open(cls, path: str | Path, complete: bool = True) -> Run:
-        """Open a run for reading; unless ``complete`` is False, only one that is complete."""
+        """Open a run for reading; unless ``complete`` is False, only one that is complete, every shard of it there."""
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise UserError(f"{path} is not a run folder: it has no manifest.json")
         run = cls(path, _read_manifest(path))
-        if complete and not run.complete:
-            raise UserError(f"{path} is not complete: run `negdata {run.manifest['command']}` on it again first")
+        owed = len(run.owed()) if complete else 0
+        if complete and (owed or not run.complete):
+            lacks = f" ({owed} of {run.shards} shards are owed)" if owed else ""
+            raise UserError(
+                f"{path} is not complete{lacks}: run `negdata {run.manifest['command']}` on it again first"
+            )
         return run
 
     @property
@@ -187,8 +197,23 @@ class Run:
         return bool(self.manifest["complete"])
 
     @property
-    def task(self) -> Task:
-        return load(self.manifest["settings"]["task"])
+    def shards(self) -> int:
+        """How many shards of each table the run has once it is complete."""
+        return self.manifest["shards"]
+
+    def task(self, given: str | None = None) -> Task:
+        """The task that the run was made with. ``given`` is what the user named, if anything.
+
+        Code that a folder carries is never run unasked, for the folder may come from anyone: of a run with a task of
+        one's own, the user names the file, and it must be the one that the run was made with.
+        """
+        made = self.manifest["settings"]["task"]
+        if given is None and made not in BUILT_IN:
+            raise UserError(
+                f"{self.path} was made with the task file of {made}: give --task FILE.py "
+                f"({self.path / TASK_FILE} is a copy, read it before you name it)"
+            )
+        return load(given or made, made, owner=str(self.path))
 
     def tokenizer(self) -> Any:
         """The policy's tokenizer."""
@@ -201,7 +226,12 @@ class Run:
         return self.path / f"{table}-{number:05d}.parquet"
 
     def expect(self, shards: int) -> None:
-        """Say how many shards the run will have."""
+        """Say how many shards the run will have, before the first is written."""
+        if self.shards not in (0, shards):
+            raise UserError(
+                f"{self.path} was started with {self.shards} shards, and its input now gives {shards}: "
+                "give another --output, or remove that folder"
+            )
         self.manifest["shards"] = shards
         write_json(self.path / "manifest.json", self.manifest)
 
@@ -210,7 +240,7 @@ class Run:
         again."""
         return [
             number
-            for number in range(self.manifest.get("shards", 0))
+            for number in range(self.shards)
             if not all(self._has(table, number) for table in reversed(TABLES[self.manifest["command"]]))
         ]
 
@@ -232,6 +262,8 @@ class Run:
         speed: dict[str, float] | None = None,
     ) -> None:
         """Write shard ``number`` of ``table`` in one atomic step. ``speed`` says what it took to make it."""
+        if number >= self.shards:
+            raise ValueError(f"shard {number} of {self.shards}: nobody would read it")
         schema = SCHEMAS[table].with_metadata({"speed": json.dumps(speed)} if speed else None)
         columns = pa.Table.from_pylist([vars(row) for row in rows], schema=schema)
         temporary = self.path / f".{table}-{number:05d}.{os.getpid()}.tmp"
@@ -243,16 +275,20 @@ class Run:
 
     def read(self, table: str, number: int | None = None) -> Iterator[Any]:
         """Rows of ``table`` (of one shard of it), as Trace, StepValues or Rollout, in the order they were written."""
-        shards = sorted(self.path.glob(f"{table}-*.parquet")) if number is None else [self.shard(table, number)]
-        for shard in shards:
+        for shard in self._shards(table) if number is None else [self.shard(table, number)]:
             for batch in self._file(shard).iter_batches():
                 for row in batch.to_pylist():
                     yield _ROWS[table](**row)
 
+    def _shards(self, table: str) -> list[Path]:
+        """The shards of ``table`` that the manifest speaks of. Of a run that is not complete, those that are there."""
+        shards = [self.shard(table, number) for number in range(self.shards)]
+        return [shard for shard in shards if self.complete or shard.exists()]
+
     def _file(self, shard: Path) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(shard)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, FileNotFoundError) as error:
             command = self.manifest["command"]
             raise UserError(
                 f"{shard} cannot be read ({error}): run `negdata {command}` again, it makes that shard anew"
@@ -260,7 +296,7 @@ class Run:
 
     def columns(self, table: str, *names: str) -> Iterator[pa.RecordBatch]:
         """Some columns of ``table`` as Arrow batches: for what is counted over rows too many to be Python objects."""
-        for shard in sorted(self.path.glob(f"{table}-*.parquet")):
+        for shard in self._shards(table):
             yield from self._file(shard).iter_batches(columns=list(names))
 
     def outcomes(self, table: str) -> Counter[str]:
@@ -274,14 +310,26 @@ class Run:
     def speed(self, table: str) -> Counter[str]:
         """The sum of what was written as ``speed`` with the shards of ``table``."""
         total = Counter[str]()
-        for shard in self.path.glob(f"{table}-*.parquet"):
+        for shard in self._shards(table):
             total.update(json.loads((pq.read_schema(shard).metadata or {}).get(b"speed", b"{}")))
         return total
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Say that every shard is there; ``counts`` accounts for what went in and came out."""
+        if owed := self.owed():
+            raise UserError(f"{self.path}: shards {owed} went away meanwhile: run the same command again")
         self.manifest = {**self.manifest, "complete": True, "counts": counts}
         write_json(self.path / "manifest.json", self.manifest)
+
+
+def _refuse_others_folder(path: Path, rows: list[dict[str, Any]]) -> None:
+    """UserError where a run with the problems ``rows`` would be written into something of someone else's."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is in the way: it is not a folder")
+    if path.exists() and any(entry.suffix == ".parquet" for entry in path.iterdir()):
+        raise UserError(f"{path} holds tables but no manifest.json: give another --output, or remove that folder")
+    if (path / "problems.jsonl").is_file() and list(_rows(path / "problems.jsonl")) != rows:
+        raise UserError(f"{path} holds a problems.jsonl of other problems: give another --output")
 
 
 def refuse_other_settings(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -301,6 +349,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        return {"command": manifest["command"], "settings": dict(manifest["settings"]), **manifest}
+        manifest["settings"]["task"]
+        known = {"complete": bool(manifest["complete"]), "shards": int(manifest["shards"])}
+        if manifest["command"] not in TABLES:
+            raise ValueError(f"no command {manifest['command']!r} makes a run")
+        return {**manifest, **known}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'manifest.json'}: not a manifest: {error!r}") from None

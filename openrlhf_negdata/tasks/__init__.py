@@ -1,17 +1,22 @@
 """What a problem is: how its prompt is written, where the steps of an answer end, how the answer is graded.
 
 A task is a subclass of :class:`Task`. The built-in ones are named in :data:`BUILT_IN`; a task of one's own is a
-Python file that defines ``task = MyTask()`` and is named by its path: ``--task my_task.py``.
+Python file that defines ``task = MyTask()`` and is named by its path: ``--task my_task.py``. What was made with it is
+known by the file's content, wherever the file lies; modules that the file imports are not looked at.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.util
 import re
+import sys
+import traceback
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, SupportsIndex
 
 from openrlhf_negdata.errors import UserError
@@ -48,15 +53,22 @@ class Graded:
 class Task:
     """Base class: prompts are the question itself, steps are lines. Subclasses override what differs."""
 
-    name: str
+    name: str = "task"
     #: The whole vocabulary of a task made for small models, None for a task in natural language.
     words: tuple[str, ...] | None = None
     #: Most tokens a response to a problem of a small task needs, end-of-sequence included.
     max_response_tokens: int | None = None
     #: Whether ``grade`` may run for long or never return on some input, so that it needs a process that can be killed.
     slow_grader = False
-    #: The file that a task of one's own was loaded from.
+    #: The file that a task of one's own was loaded from, and what it held then.
     source: str | None = None
+    code: bytes = b""
+
+    @property
+    def identity(self) -> str:
+        """What decides all that the task does, as settings hold it: the name of a built-in task; of a task of one's
+        own, its name and the digest of its file."""
+        return f"{self.name} {_digest(self.code)}" if self.source else self.name
 
     def problem(self, row: dict, number: int) -> Problem:
         """Read a problem from ``row`` of a problems file; ``number`` is its line. KeyError or ValueError if
@@ -95,24 +107,52 @@ class Task:
         raise UserError(f"task {self.name} has no generator: its problems are a file you give")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        # A worker cannot import a file that is no module by its name: it loads the file as we did.
-        return (load, (self.source,)) if self.source else super().__reduce_ex__(protocol)
+        # A worker cannot import a file that is no module by its name: it loads the file as we did, if it is as it was.
+        return (load, (self.source, self.identity)) if self.source else super().__reduce_ex__(protocol)
 
 
-def load(name: str) -> Task:
-    """The task called ``name``, or the ``task`` defined by the Python file at path ``name``."""
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise UserError(f"no such task file: {name}")
-        spec = importlib.util.spec_from_file_location("negdata_task", name)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not isinstance(getattr(module, "task", None), Task):
-            raise UserError(f"{name} defines no `task`: end it with `task = MyTask()`, a subclass of Task")
-        module.task.source = str(Path(name).absolute())
-        return module.task
-    if name not in BUILT_IN:
-        raise UserError(f"unknown task: {name} (built in: {', '.join(BUILT_IN)}; or the path of a .py file)")
-    return importlib.import_module(f"openrlhf_negdata.tasks.{name}").task
+def load(name: str, identity: str | None = None, owner: str = "this run") -> Task:
+    """The task called ``name``, or the ``task`` defined by the Python file at path ``name``, which is run.
+
+    UserError if there is none, or if it is not the one of ``identity``, which ``owner`` was made with; then no code of
+    it is run.
+    """
+    if not name.endswith(".py"):
+        if name not in BUILT_IN:
+            raise UserError(f"unknown task: {name} (built in: {', '.join(BUILT_IN)}; or the path of a .py file)")
+        if identity not in (None, name):
+            raise UserError(f"--task {name}: {owner} was made with the task {identity}")
+        return importlib.import_module(f"openrlhf_negdata.tasks.{name}").task
+    if not Path(name).is_file():
+        raise UserError(f"no such task file: {name}")
+    code = Path(name).read_bytes()
+    if identity is not None and identity.split()[-1] != _digest(code):
+        raise UserError(
+            f"--task {name}: {owner} was made with the task {identity}, and this file is {_digest(code)}: "
+            "it was edited since, or is another"
+        )
+    task = _run_file(str(Path(name).absolute()), code)
+    if not isinstance(task, Task):
+        raise UserError(f"{name} defines no `task`: end it with `task = MyTask()`, a subclass of Task")
+    task = copy(task)  # it may be a built-in one that the file imports
+    task.source, task.code = str(Path(name).absolute()), code
+    return task
+
+
+def _run_file(path: str, code: bytes) -> Any:
+    """The ``task`` of a module made of ``code``. Not by importlib, which may take a file that was edited
+    within a second for the one that it compiled before."""
+    module = ModuleType(f"negdata_task_{_digest(code).removeprefix('sha256:')}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses look there for the module of a class
+    try:
+        exec(compile(code, path, "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f"{path}:{lines[-1]}" if lines else path
+        raise UserError(f"{where}: the task file cannot be run: {error!r:.300}") from error
+    return getattr(module, "task", None)
+
+
+def _digest(code: bytes) -> str:
+    return f"sha256:{hashlib.sha256(code).hexdigest()[:16]}"
