@@ -256,3 +256,9 @@ def test_no_worker_outlives_a_script_that_was_killed(row, tmp_path):
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
     process.communicate(timeout=30)
     assert process.returncode == -9
+
+
+@pytest.mark.parametrize("reason", ["length", "abort", "error", "repetition"])
+def test_an_answer_that_was_not_finished_is_neither_right_nor_wrong(reason):
+    rows = [("18", "#### 18", reason), ("18", "#### 17", reason), ("18", "#### 18", "stop"), ("18", "#### 17", None)]
+    assert outcomes(load("gsm8k"), rows) == ["truncated", "truncated", "correct", "wrong"]

@@ -281,7 +281,10 @@ class Run:
                     yield _ROWS[table](**row)
 
     def _shards(self, table: str) -> list[Path]:
-        """The shards of ``table`` that the manifest speaks of. Of a run that is not complete, those that are there."""
+        """The shards of ``table`` that the manifest speaks of: none of a table that the command does not make, and of
+        a run that is not complete those that are there."""
+        if table not in TABLES[self.manifest["command"]]:
+            return []
         shards = [self.shard(table, number) for number in range(self.shards)]
         return [shard for shard in shards if self.complete or shard.exists()]
 
