@@ -183,6 +183,12 @@ def test_a_task_file_may_hold_a_dataclass(tmp_path):
     assert load(str(path)).prompt("question") == "que"
 
 
+def test_a_task_file_is_compiled_as_its_own_module_would_be(tmp_path):
+    path = tmp_path / "annotated.py"
+    path.write_text("from openrlhf_negdata.tasks import Task\nclass Mine(Task):\n    limit: int = 3\ntask = Mine()\n")
+    assert type(load(str(path))).__annotations__ == {"limit": int}  # not the text "int"
+
+
 def test_a_task_file_that_names_a_built_in_task_leaves_that_as_it_was(tmp_path):
     path = tmp_path / "alias.py"
     path.write_text("from openrlhf_negdata.tasks.gsm8k import task\n")

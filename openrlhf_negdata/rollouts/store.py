@@ -207,7 +207,7 @@ class Run:
         Code that a folder carries is never run unasked, for the folder may come from anyone: of a run with a task of
         one's own, the user names the file, and it must be the one that the run was made with.
         """
-        made = self.manifest["settings"]["task"]
+        made = str(self.manifest["settings"]["task"])
         if given is None and made not in BUILT_IN:
             raise UserError(
                 f"{self.path} was made with the task file of {made}: give --task FILE.py "
