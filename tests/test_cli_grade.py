@@ -101,6 +101,10 @@ def test_a_slow_task_grades_a_file_too(tmp_path):
         ('{"gold": "1", "response": "1", "finish_reason": 1}', "in.jsonl:2: malformed row: finish_reason is 1"),
         ('{"gold": "1", "response": ["1", 2]}', "in.jsonl:2: malformed row: response is 2, not text"),
         (
+            '{"gold": "1", "response": "1", "finish_reason": "end_turn"}',
+            "in.jsonl:2: malformed row: finish_reason 'end_turn' is none of stop, length, abort",
+        ),
+        (
             '{"gold": "1", "response": ["1"], "finish_reason": []}',
             "in.jsonl:2: malformed row: response is a list of 1",
         ),

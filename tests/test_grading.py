@@ -315,3 +315,9 @@ def test_a_gold_answer_that_cannot_be_read_is_an_error_with_its_line(tmp_path, c
     (tmp_path / "in.jsonl").write_text(rows[0])
     assert main(["grade", "--task", "gsm8k", *files]) == 0
     assert json.loads((tmp_path / "out.jsonl").read_text())["outcome"] == "correct"
+
+
+@pytest.mark.parametrize("reason", ["length", "abort", "error", "repetition"])
+def test_an_answer_that_was_not_finished_is_neither_right_nor_wrong(reason):
+    rows = [("18", "#### 18", reason), ("18", "#### 17", reason), ("18", "#### 18", "stop"), ("18", "#### 17", None)]
+    assert outcomes(load("gsm8k"), rows) == ["truncated", "truncated", "correct", "wrong"]

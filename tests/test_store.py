@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,8 @@ def test_rows_come_back_as_they_were_written_in_order_of_their_shards(table):
     @given(st.lists(st.lists(ROWS[table], max_size=4), min_size=1, max_size=3))
     def check(shards):
         with tempfile.TemporaryDirectory() as folder:
-            run = create(Path(folder) / "run", len(shards))
+            run = Run.create(Path(folder) / "run", "value", SETTINGS, PROBLEMS)
+            run.expect(len(shards))
             for number in reversed(range(len(shards))):
                 run.write(table, number, shards[number])
             read = Run.open(run.path, complete=False)
@@ -271,3 +273,95 @@ def test_a_row_of_answers_without_a_field_is_named_by_its_line(tmp_path, field):
     row = {key: value for key, value in TRACE_ROW.items() if key != field}
     with pytest.raises(UserError, match=f"traces.jsonl:1: malformed row: no field '{field}'"):
         read_solutions(own_folder(tmp_path, [row]), load("gsm8k"))
+
+
+def test_a_complete_run_that_lost_its_last_shard_is_not_complete_to_anyone(tmp_path, capsys):
+    run = create(tmp_path / "run", shards=2)
+    for number in range(2):
+        run.write("traces", number, [Trace("a", number, [1], [2], "", "stop", "correct")])
+    run.finish({})
+    run.shard("traces", 1).unlink()
+    says = r"is not complete \(1 of 2 shards are owed\): run `negdata sample` on it again first"
+    with pytest.raises(UserError, match=says):
+        Run.open(run.path)
+    with pytest.raises(UserError, match="traces-00001.parquet cannot be read"):  # to one who has it open, neither
+        run.outcomes("traces")
+    again = create(run.path, shards=2)
+    assert (again.complete, again.owed()) == (False, [1])
+    with pytest.raises(UserError, match=r"shards \[1\] went away meanwhile"):
+        again.finish({})
+
+
+def test_a_shard_that_the_manifest_does_not_speak_of_is_never_read(tmp_path):
+    run = create(tmp_path / "run", shards=1)
+    run.write("traces", 0, [Trace("a", 0, [1], [2], "", "stop", "correct")])
+    run.finish({})
+    run.shard("traces", 1).write_bytes(run.shard("traces", 0).read_bytes())
+    read = Run.open(run.path)
+    assert len(list(read.read("traces"))) == read.outcomes("traces").total() == 1
+    with pytest.raises(ValueError, match="nobody would read it"):
+        run.write("traces", 1, [])
+
+
+#: A first start that waits, holding the lock, between the problems and the manifest, until the file GO is there.
+SLOW_START = """
+import sys, time
+from pathlib import Path
+from openrlhf_negdata.rollouts import store
+from openrlhf_negdata.errors import UserError
+path, seed, go = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+write = store.write_jsonl
+def slow(*args):
+    write(*args)
+    go.with_suffix(".started").touch()
+    while not go.exists():
+        time.sleep(0.01)
+if seed == 0:
+    store.write_jsonl = slow
+try:
+    run = store.Run.create(path, "sample", {"task": "gsm8k", "seed": seed}, [])
+    run.expect(1)
+    run.write("traces", 0, [store.Trace(str(seed), 0, [1], [2], "", "stop")])
+    print("wrote")
+except UserError as error:
+    print(error)
+"""
+
+
+def test_two_first_starts_with_other_settings_never_mix(tmp_path):
+    path, go = tmp_path / "run", tmp_path / "go"
+
+    def start(seed):
+        words = [sys.executable, "-c", SLOW_START, path, str(seed), go]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start(0)
+    while not go.with_suffix(".started").exists():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.01)
+    second = start(1)
+    assert "waiting for another process" in second.stderr.readline()
+    go.touch()
+    assert first.communicate()[0] == "wrote\n"
+    assert "was made with seed = 0, not 1: give another --output" in second.communicate()[0]
+    assert Run.open(path, complete=False).manifest["settings"]["seed"] == 0
+    assert [trace.problem for trace in Run.open(path, complete=False).read("traces")] == ["0"]
+
+
+def test_what_a_killed_command_left_unfinished_is_cleared_by_the_next(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".traces-00000.123.tmp", ".manifest.json.123.tmp"):
+        (tmp_path / "run" / name).write_text("half")
+    create(tmp_path / "run")
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"command": "other"}, {"shards": "many"}, {"shards": None}, {"settings": {}}, {"complete": ...}]
+)
+def test_a_manifest_that_is_none_is_named(tmp_path, changed):
+    manifest = create(tmp_path / "run").manifest | changed
+    text = json.dumps({key: value for key, value in manifest.items() if value is not ...})
+    (tmp_path / "run" / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="manifest.json: not a manifest"):
+        Run.open(tmp_path / "run")

@@ -209,7 +209,7 @@ class Run:
         Code that a folder carries is never run unasked, for the folder may come from anyone: of a run with a task of
         one's own, the user names the file, and it must be the one that the run was made with.
         """
-        made = self.manifest["settings"]["task"]
+        made = str(self.manifest["settings"]["task"])
         if given is None and made not in BUILT_IN:
             raise UserError(
                 f"{self.path} was made with the task file of {made}: give --task FILE.py "
@@ -291,7 +291,10 @@ class Run:
                     yield _ROWS[table](**row)
 
     def _shards(self, table: str) -> list[Path]:
-        """The shards of ``table`` that the manifest speaks of. Of a run that is not complete, those that are there."""
+        """The shards of ``table`` that the manifest speaks of: none of a table that the command does not make, and of
+        a run that is not complete those that are there."""
+        if table not in TABLES[self.manifest["command"]]:
+            return []
         shards = [self.shard(table, number) for number in range(self.shards)]
         return [shard for shard in shards if self.complete or shard.exists()]
 

@@ -145,7 +145,7 @@ def load(name: str, identity: str | None = None, owner: str = "this run") -> Tas
     if not Path(name).is_file():
         raise UserError(f"no such task file: {name}")
     code = Path(name).read_bytes()
-    if identity is not None and identity.split()[-1] != _digest(code):
+    if identity is not None and not identity.endswith(_digest(code)):
         raise UserError(
             f"--task {name}: {owner} was made with the task {identity}, and this file is {_digest(code)}: "
             "it was edited since, or is another"
@@ -165,7 +165,7 @@ def _run_file(path: str, code: bytes) -> Any:
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses look there for the module of a class
     try:
-        exec(compile(code, path, "exec"), module.__dict__)
+        exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         where = f"{path}:{lines[-1]}" if lines else path
