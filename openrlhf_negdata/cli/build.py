@@ -90,6 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, help="the .jsonl file to write")
     parser.add_argument("--task", default=None, help="what the problems are; a run folder says so itself")
+    parser.add_argument(
+        "--model.trust_remote_code", action="store_true", help="run Python code that the tokenizer carries"
+    )
     parser.add_argument("--tokenizer", default=None, help="model folder whose tokenizer makes the ids")
     parser.add_argument(
         "--data.apply_chat_template",
@@ -297,7 +300,12 @@ def _build(
     """Write the set and its card. ``data`` says what it is made of."""
     _check(args)
     task = _task(args.task, made)
-    tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else made.tokenizer() if made else None
+    tokenizer = None
+    trust = vars(args)["model.trust_remote_code"]
+    if args.tokenizer:
+        tokenizer = load_tokenizer(args.tokenizer, trust)
+    elif made:
+        tokenizer = made.tokenizer(trust)
     max_len = _max_len(args, tokenizer)
     reading = Reading(args.skip_bad_rows)
     template = vars(args)["data.apply_chat_template"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -155,12 +156,15 @@ class Run:
         tokenizer = None
         if tokenizer_from is not None:
             parent = Path(tokenizer_from) / "tokenizer"
-            tokenizer = load_tokenizer(str(parent if parent.is_dir() else tokenizer_from), trust_remote_code)
+            # That of a run is copied as it is: to load it may be to run code.
+            tokenizer = parent if parent.is_dir() else load_tokenizer(str(tokenizer_from), trust_remote_code)
         rows = [asdict(problem) for problem in problems]
         if (path / "problems.jsonl").is_file() and list(_rows(path / "problems.jsonl")) != rows:
             raise UserError(f"{path} holds a problems.jsonl of other problems: give another --output")
         write_jsonl(path / "problems.jsonl", rows)
-        if tokenizer is not None:
+        if isinstance(tokenizer, Path):
+            shutil.copytree(tokenizer, path / "tokenizer", dirs_exist_ok=True)
+        elif tokenizer is not None:
             tokenizer.save_pretrained(path / "tokenizer")
         run = cls(path, {"command": command, "settings": settings, "complete": False})
         write_json(path / "manifest.json", run.manifest)
