@@ -289,8 +289,39 @@ def test_evaluate_names_the_arm_it_cannot_read(files, tiny_model, capsys):
     flags = ["evaluate", "--task", "running_value", "--problems", files / "problems.jsonl", "--output", files / "out"]
     for words in (["sft"], ["=x"], [f"a={tiny_model}", f"a={tiny_model}"], [f"a/b={tiny_model}"]):
         fails([*flags, "--models", *words], f"--models {words[-1]}: write ARM=MODEL, each arm once", capsys)
+    for name in ("settings", "manifest", "summary"):
+        says = f"--models {name}={tiny_model}: {name}.json is another file of that folder"
+        fails([*flags, "--models", f"{name}={tiny_model}"], says, capsys)
     for flag, value in (("q_problems", -1), ("q_rollouts", 0)):
         fails([*flags, "--models", f"a={tiny_model}", f"--{flag}", value], "--q_problems must be at least 0", capsys)
+
+
+def test_a_model_without_a_chat_template_is_named_by_every_command_that_is_to_use_it(files, tiny_model, capsys):
+    says = f"--data.apply_chat_template: {tiny_model}: "
+    fails([*sample(files, **{"model.model_name_or_path": tiny_model}), "--data.apply_chat_template"], says, capsys)
+    flags = ["--task", "running_value", "--data.apply_chat_template", "--output", files / "out"]
+    problems = ["--problems", files / "problems.jsonl"]
+    fails(["evaluate", *flags, *problems, "--models", f"a={tiny_model}"], says, capsys)
+    (files / "own").mkdir()
+    row = '{"question": "1 +1 ?", "gold": "r2", "solution": "+1 2 ; = r2"}'
+    (files / "own" / "problems.jsonl").write_text(row)
+    fails(["build", "sft", "--input", files / "own", "--tokenizer", tiny_model, *flags], says, capsys)
+
+
+def test_q_by_step_is_of_the_first_problems_that_have_a_solution(files, tiny_model, monkeypatch, capsys):
+    """The first two have none; of the three asked for, the two that there are are taken, and that is said."""
+    from openrlhf_negdata.cli import evaluate
+
+    asked = []
+    monkeypatch.setattr(evaluate, "_groups", lambda arms, exam, flags: asked.append(exam) or [])
+    monkeypatch.setattr(evaluate, "_is_done", lambda path, revision: bool(asked))
+    solved = ['{"question": "3 +1 ?", "gold": "r1", "solution": "+1 4 ; = r1"}'] * 2
+    (files / "some.jsonl").write_text("".join(f"{row}\n" for row in [*ROWS, *solved]))
+    flags = ["evaluate", "--task", "running_value", "--problems", files / "some.jsonl", "--output", files / "out"]
+    with pytest.raises(FileNotFoundError):  # no group, so no figures
+        main(list(map(str, [*flags, "--models", f"a={tiny_model}", "--q_problems", 3])))
+    assert [problem.id for problem in asked[0].q_problems] == ["3", "4"]
+    assert "only 2 of 4 problems have a solution" in capsys.readouterr().err
 
 
 def train(words: list[object], monkeypatch) -> int:

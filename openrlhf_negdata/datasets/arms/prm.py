@@ -38,11 +38,16 @@ class Prm(Limited, ValuedArm):
         self.tokenizer = source.tokenizer
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
-        taken = drawn_in_order(list(known.valued()), self.per_problem, known.rng(self.seed))
-        account.cap(len(taken), len(known.values))
+        said = [one for one in known.valued() if set(one[0].token_ids or ()) - {self.tokenizer.eos_token_id}]
+        account.drop("empty", len(known.values) - len(said))
+        taken = drawn_in_order(said, self.per_problem, known.rng(self.seed))
+        account.cap(len(taken), len(said))
         for trace, values in taken:
             prompt, *steps = self._texts(known.prompt_ids or [], trace.token_ids or [], values.step_ends)
             q = self.estimator.q(values, str(trace.outcome))[1:]
+            if not steps[-1]:
+                # The end of the sequence alone is no text that could be labelled: the step before it ends the answer.
+                del steps[-1], q[-2]
             row: Row = {"problem": known.problem.id, "from": source(trace)}
             if self.form == "trl":
                 labels: list[Any] = [after > 0 for after in q]

@@ -1,0 +1,110 @@
+"""Arms beside each other get the figures that each gets alone, and a model that lacks a weight gets none. With real
+engines, each of which takes half a minute to start."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openrlhf_negdata import models
+from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.rollouts.store import Run
+
+TASK = str(Path(__file__).with_name("any_answer.py"))
+
+
+def edit(path, **fields):
+    made = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**made, **fields}))
+
+
+def command(*words):
+    """A command in a process of its own: its exit status and what it said on stderr."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "openrlhf_negdata.cli.main", *map(str, words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+    )
+    return ended.returncode, ended.stderr
+
+
+@pytest.fixture(scope="module")
+def root(tiny_model, tmp_path_factory):
+    """The same weights as ``a``, ``rope`` (another base of the rotary embedding) and ``ends`` (every token ends)."""
+    root = tmp_path_factory.mktemp("evaluate")
+    assert (
+        main(["problems", "--task", "running_value", "--split", "test", "--count", "40", "--output", f"{root}/p"]) == 0
+    )
+    for name in ("a", "rope", "ends"):
+        shutil.copytree(tiny_model, root / name)
+        edit(root / name / "generation_config.json", eos_token_id=[2, *range(3, 63, 3)])
+    config = json.loads((root / "rope" / "config.json").read_text())
+    edit(root / "rope" / "config.json", rope_parameters={**config["rope_parameters"], "rope_theta": 2.0})
+    edit(root / "ends" / "generation_config.json", eos_token_id=list(range(2, 63)))
+    return root
+
+
+def figures(root, output, *arms):
+    where = ["--task", TASK, "--problems", root / "p", "--output", root / output, "--q_problems", 5, "--q_rollouts", 2]
+    status, told = command("evaluate", *where, "--models", *(f"{arm}={root / arm}" for arm in arms))
+    assert status == 0, told[-3000:]
+    made = {arm: json.loads((root / output / f"{arm}.json").read_text()) for arm in arms}
+    return {arm: {key: told[key] for key in ("wrong", "outcomes", "q_by_step")} for arm, told in made.items()}
+
+
+def test_an_arm_has_the_same_figures_beside_others_and_alone(root):
+    beside = figures(root, "beside", "a", "rope", "ends")
+    assert beside["rope"] == figures(root, "rope_alone", "rope")["rope"]
+    assert beside["ends"] == figures(root, "ends_alone", "ends")["ends"]
+    # They can be told apart: what is equal above is not equal anyway.
+    assert beside["a"]["wrong"] != beside["rope"]["wrong"]
+    assert beside["a"]["outcomes"] != beside["ends"]["outcomes"]
+
+
+def test_a_model_that_lacks_a_part_of_its_weights_is_refused_in_one_line(root):
+    """vLLM loads q, k and v into one parameter, and says nothing where one of the three is left out."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(root / "a", root / "lacks")
+    weights = load_file(root / "lacks" / "model.safetensors")
+    del weights["model.layers.0.self_attn.q_proj.weight"]
+    save_file(weights, root / "lacks" / "model.safetensors", {"format": "pt"})
+    where = ["--task", TASK, "--problems", root / "p", "--output", root / "refused"]
+    status, told = command("evaluate", *where, "--models", f"a={root / 'a'}", f"lacks={root / 'lacks'}")
+    assert status == 2
+    says = f"negdata evaluate: error: {root / 'lacks'}: its weights cannot be loaded: its files hold no or not all "
+    assert told.splitlines()[-1].startswith(f"{says}weights of model.layers.0.self_attn.qkv_proj")
+    assert "Traceback" not in told
+    assert not (root / "refused" / "lacks.json").exists()
+
+
+def test_a_tokenizer_with_code_of_its_own_is_used_where_it_is_trusted(root):
+    """From sampling to values, in the actors too; each command asks for trust where it is not given."""
+    model = root / "with_code"
+    shutil.copytree(root / "a", model)
+    edit(model / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "mine.Mine"]}, tokenizer_class="Mine")
+    (model / "mine.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n\n\nclass Mine(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    problems = [json.loads(line) for line in (root / "p").read_text().splitlines()[:3]]
+    (root / "three").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    policy = ["--model.model_name_or_path", model]
+    sample = ["sample", "--task", TASK, "--problems", root / "three", *policy, "--output", root / "traces"]
+    grade = ["grade", "--input", root / "traces", "--output", root / "graded"]
+    value = ["value", "--input", root / "graded", *policy, "--value.n_rollouts", 2, "--output", root / "values"]
+    build = ["build", "rft", "--input", root / "graded", "--output", root / "rft.jsonl"]
+    for words in (sample, value, build):
+        if words is value:
+            assert command(*grade)[0] == 0
+        status, told = command(*words)
+        assert status == 2
+        assert "read it, then pass --model.trust_remote_code" in told.splitlines()[-1]
+        status, told = command(*words, "--model.trust_remote_code")
+        assert status == 0, told[-3000:]
+    assert type(Run.open(root / "values").tokenizer(trust_remote_code=True)).__name__ == "Mine"
+    assert type(models.load_tokenizer(str(model), True)).__name__ == "Mine"
