@@ -95,9 +95,20 @@ def test_a_tokenizer_with_code_of_its_own_is_used_where_it_is_trusted(root):
     (root / "three").write_text("".join(json.dumps(row) + "\n" for row in problems))
     policy = ["--model.model_name_or_path", model]
     sample = ["sample", "--task", TASK, "--problems", root / "three", *policy, "--output", root / "traces"]
-    grade = ["grade", "--input", root / "traces", "--output", root / "graded"]
-    value = ["value", "--input", root / "graded", *policy, "--value.n_rollouts", 2, "--output", root / "values"]
-    build = ["build", "rft", "--input", root / "graded", "--output", root / "rft.jsonl"]
+    grade = ["grade", "--task", TASK, "--input", root / "traces", "--output", root / "graded"]
+    value = [
+        "value",
+        "--task",
+        TASK,
+        "--input",
+        root / "graded",
+        *policy,
+        "--value.n_rollouts",
+        2,
+        "--output",
+        root / "values",
+    ]
+    build = ["build", "rft", "--task", TASK, "--input", root / "graded", "--output", root / "rft.jsonl"]
     for words in (sample, value, build):
         if words is value:
             assert command(*grade)[0] == 0
