@@ -180,7 +180,7 @@ class _Step:
     right: list[tuple[Sequence[int], int]] = field(default_factory=list)
 
     def q(self, estimator: Estimator) -> float:
-        return best_of(len(self.right), self.count, estimator.best_of, estimator.biased).value
+        return best_of(len(self.right), self.count, estimator.best_of, estimator.biased)
 
 
 @dataclass
