@@ -152,6 +152,25 @@ def test_a_wrong_answer_that_is_never_lost_was_lost_by_its_last_step():
         assert value(Scripted({}), [single], Budget(kind, 8)) == ({}, [0])
 
 
+@pytest.mark.parametrize("n_rollouts", [1, 3, 8, 20, 21, 40])
+@pytest.mark.parametrize("threshold", [0.001, 0.05, 0.2])
+@pytest.mark.parametrize("confidence", [0.6, 0.9])
+def test_sequential_is_said_to_name_the_step_of_exhaustive_just_where_it_does(n_rollouts, threshold, confidence):
+    """A step after which exactly one rollout is right, the first or the last or one between, and one after which none
+    is: exhaustive names the second, whatever the first."""
+    budget = Budget("sequential", n_rollouts, threshold, confidence)
+    agrees = True
+    for right in range(n_rollouts):
+        told = [number == right for number in range(n_rollouts)]
+        policy = Scripted({1: told, 2: [0], 3: [1], 4: [1]})
+        agrees &= value(policy, [ANSWER], budget)[1] == [1]
+    assert budget.stops_where_none_is_right() == agrees
+
+
+def test_the_default_names_the_step_of_exhaustive_up_to_twenty_rollouts():
+    assert [k for k in range(1, 60) if Budget("sequential", k).stops_where_none_is_right()] == [*range(1, 21)]
+
+
 def test_bisect_looks_at_few_prefixes_and_finds_what_sequential_finds():
     for lost in range(1, 6):
         policy = Scripted({after: [after < lost] for after in range(1, 5)})
