@@ -426,7 +426,7 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
             if pairing is SharedPrefix:
                 assert all(row["chosen_ids"][: len(row["rejected_ids"])] != row["rejected_ids"] for row in rows)
     siblings = Siblings(
-        Estimator(), lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1], least, min_rollouts
+        Estimator(), lambda _, ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1], least, min_rollouts
     )
     made = [made_by(siblings, traces, values, rollouts) for _ in range(2)]
     rows, account = made[0]

@@ -539,7 +539,7 @@ def _step_dpo(args: argparse.Namespace, estimator: Estimator, made: Run, task: T
     segmentation = Segmentation(**made.manifest["settings"]["steps"])
     return Siblings(
         estimator,
-        lambda ids: first_step(ids, tokenizer, task, segmentation),
+        lambda prefix, ids: first_step([*prefix, *ids], tokenizer, task, segmentation, len(prefix)) - len(prefix),
         args.min_gap,
         args.min_rollouts,
         args.seed,

@@ -189,12 +189,12 @@ class Siblings(Arm):
 
     A step's value is the share of right ones among the rollouts that began with it and those made from the prefix
     that ends with it; it needs ``min_rollouts`` of them. Chosen: a right continuation through the best step;
-    rejected: the worst step. ``first_step`` gives the end of the first step of a continuation. At most ``per_problem``
-    pairs a problem, drawn by ``seed``; -1: all. ``weighed``: a pair weighs what the values differ by.
+    rejected: the worst step. ``first_step`` gives the end of the first step of a continuation of a prefix. At most
+    ``per_problem`` pairs a problem, drawn by ``seed``; -1: all. ``weighed``: a pair weighs what the values differ by.
     """
 
     estimator: Estimator
-    first_step: Callable[[list[int]], int]
+    first_step: Callable[[Ids, list[int]], int]
     min_gap: float = 0.3
     min_rollouts: int = 4
     seed: int = 0
@@ -238,7 +238,7 @@ class Siblings(Arm):
     def _next_steps(self, prefix: Ids, by_prefix: dict[Ids, list[Rollout]]) -> dict[Ids, _Step]:
         steps: dict[Ids, _Step] = defaultdict(_Step)
         for rollout in by_prefix[prefix]:
-            end = self.first_step(rollout.token_ids)
+            end = self.first_step(prefix, rollout.token_ids)
             if end == len(rollout.token_ids) and (end == 0 or rollout.outcome == TRUNCATED):
                 continue  # it ran out of tokens within the step: that is no step
             step = steps[tuple(rollout.token_ids[:end])]
