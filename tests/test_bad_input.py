@@ -200,6 +200,16 @@ def test_a_setting_that_nothing_can_be_valued_with_is_refused(files, tiny_model,
     fails(["value", "--input", run, *model, f"--{flag}", value], says, capsys)
 
 
+@pytest.mark.parametrize(
+    ("budget", "most", "warns"), [("sequential", 20, 0), ("sequential", 21, 1), ("exhaustive", 21, 0)]
+)
+def test_a_dry_run_warns_where_sequential_may_name_another_step(files, tiny_model, capsys, budget, most, warns):
+    run = graded(files / "graded", tiny_model, model=revision(tiny_model))
+    words = ["value", "--input", run, "--model.model_name_or_path", tiny_model, "--output", files / "out", "--dry_run"]
+    assert main([str(word) for word in [*words, "--value.budget", budget, "--value.n_rollouts", most]]) == 0
+    assert capsys.readouterr().err.count("sequential may name another step") == warns
+
+
 def test_what_a_value_run_cannot_tell_is_not_built_of_it(files, tiny_model, capsys):
     for kind, arm, flags, says in (
         ("sequential", "algorithm1", ["--pit", "zero_q"], "which finds one pit an answer and nothing else"),

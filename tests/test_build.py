@@ -431,7 +431,7 @@ def test_every_valued_answer_and_every_prefix_is_kept_or_dropped_for_a_reason(se
             if pairing is SharedPrefix:
                 assert all(row["chosen_ids"][: len(row["rejected_ids"])] != row["rejected_ids"] for row in rows)
     siblings = Siblings(
-        first_step=lambda ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1],
+        first_step=lambda _, ids: (split_steps(ids, Fives(), TASK) or [(0, 0)])[0][1],
         min_gap=least,
         min_rollouts=min_rollouts,
     )

@@ -48,48 +48,46 @@ def estimated() -> dict:
     return found
 
 
-@pytest.mark.parametrize("k", [1, 5])
 @pytest.mark.parametrize("kind", ["exhaustive", "sequential"])
-def test_intervals_hold_the_exact_value_95_times_in_100(estimated, kind, k):
+def test_intervals_hold_the_exact_value_95_times_in_100(estimated, kind):
     rows = estimated[kind]
     assert len(rows) > 2000
     held = []
     for q, right, made in rows:
-        _, low, high = best_of(right, made, k, biased=True)
-        held.append(low <= 1 - (1 - q) ** k <= high)
+        _, low, high = jeffreys(right, made)
+        held.append(low <= q <= high)
     assert 0.93 <= np.mean(held) <= 0.97
 
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_exhaustive_estimates_are_unbiased(estimated, k):
     rows = estimated["exhaustive"]
-    errors = np.array([best_of(right, made, k).value - (1 - (1 - q) ** k) for q, right, made in rows])
+    errors = np.array([best_of(right, made, k) - (1 - (1 - q) ** k) for q, right, made in rows])
     assert abs(errors.mean()) < 4 * errors.std() / len(errors) ** 0.5
 
 
 def test_the_biased_best_of_k_is_low_and_sequential_values_are_high(estimated):
     """It stops when a rollout is right, or when many are not: what it leaves is no fair estimate (docs/steps.md)."""
     rows = estimated["exhaustive"]
-    assert np.mean([best_of(r, n, 5, biased=True).value - (1 - (1 - q) ** 5) for q, r, n in rows]) < -0.01
+    assert np.mean([best_of(r, n, 5, biased=True) - (1 - (1 - q) ** 5) for q, r, n in rows]) < -0.01
     assert np.mean([r / n - q for q, r, n in estimated["sequential"]]) > 0.01
 
 
 def test_best_of_by_hand():
     """Two of 1 right and 3 wrong: 3 of the 6 pairs hold the right one."""
-    assert best_of(1, 4, 2).value == pytest.approx(1 / 2)
-    assert best_of(1, 4, 2, biased=True).value == pytest.approx(1 - (3 / 4) ** 2)
-    assert best_of(3, 8, 1) == jeffreys(3, 8)
-    assert best_of(0, 8, 5).value == best_of(0, 8, 5).low == 0
-    assert best_of(8, 8, 5).value == best_of(8, 8, 5).high == 1
+    assert best_of(1, 4, 2) == pytest.approx(1 / 2)
+    assert best_of(1, 4, 2, biased=True) == pytest.approx(1 - (3 / 4) ** 2)
+    assert best_of(3, 8, 1) == jeffreys(3, 8).value
+    assert (best_of(0, 8, 5), best_of(8, 8, 5)) == (0, 1)
     with pytest.raises(ValueError, match="best of 5 needs 5"):
         best_of(1, 4, 5)
-    assert best_of(1, 4, 5, biased=True).value == pytest.approx(1 - (3 / 4) ** 5)
+    assert best_of(1, 4, 5, biased=True) == pytest.approx(1 - (3 / 4) ** 5)
 
 
 def test_the_unbiased_best_of_k_is_the_share_among_all_choices():
     outcomes = [1, 0, 0, 1, 0, 0]
     chosen = [max(some) for some in itertools.combinations(outcomes, 3)]
-    assert best_of(2, 6, 3).value == pytest.approx(np.mean(chosen))
+    assert best_of(2, 6, 3) == pytest.approx(np.mean(chosen))
 
 
 def test_advantage_interval_is_newcombes_example():
@@ -152,6 +150,25 @@ def test_a_wrong_answer_that_is_never_lost_was_lost_by_its_last_step():
     single = Answer([1, 2], [2], False)
     for kind in ("sequential", "bisect"):
         assert value(Scripted({}), [single], Budget(kind, 8)) == ({}, [0])
+
+
+@pytest.mark.parametrize("n_rollouts", [1, 3, 8, 20, 21, 40])
+@pytest.mark.parametrize("threshold", [0.001, 0.05, 0.2])
+@pytest.mark.parametrize("confidence", [0.6, 0.9])
+def test_sequential_is_said_to_name_the_step_of_exhaustive_just_where_it_does(n_rollouts, threshold, confidence):
+    """A step after which exactly one rollout is right, the first or the last or one between, and one after which none
+    is: exhaustive names the second, whatever the first."""
+    budget = Budget("sequential", n_rollouts, threshold, confidence)
+    agrees = True
+    for right in range(n_rollouts):
+        told = [number == right for number in range(n_rollouts)]
+        policy = Scripted({1: told, 2: [0], 3: [1], 4: [1]})
+        agrees &= value(policy, [ANSWER], budget)[1] == [1]
+    assert budget.stops_where_none_is_right() == agrees
+
+
+def test_the_default_names_the_step_of_exhaustive_up_to_twenty_rollouts():
+    assert [k for k in range(1, 60) if Budget("sequential", k).stops_where_none_is_right()] == [*range(1, 21)]
 
 
 def test_bisect_looks_at_few_prefixes_and_finds_what_sequential_finds():

@@ -347,14 +347,102 @@ def test_steps_have_the_lengths_asked_for(preset):
     check()
 
 
+TEXT_TASKS = [load("gsm8k"), load("math")]
+
+
+class Counting:
+    """A tokenizer that counts the tokens it decodes."""
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer, self.decoded = tokenizer, 0
+        self.all_special_ids, self.unk_token_id = tokenizer.all_special_ids, tokenizer.unk_token_id
+        self.eos_token_id = tokenizer.eos_token_id
+
+    def decode(self, ids, **how) -> str:
+        self.decoded += len(ids)
+        return self.tokenizer.decode(ids, **how)
+
+
+def slow_ends(ids, tokenizer, task, segmentation) -> tuple[list[int], bool]:
+    """The ends by definition: every prefix is decoded. And whether the text grows with every token."""
+    text, lengths = text_of(tokenizer, ids), []
+    for count in range(len(ids)):
+        grown = [text_of(tokenizer, ids[:whole]) for whole in range(count, max(count - 4, -1), -1)]
+        whole = next((one for one in grown if not one.endswith("\ufffd")), grown[-1].rstrip("\ufffd"))
+        lengths.append(len(whole))
+    lengths.append(len(text))
+    offsets = step_offsets(text, task, segmentation)
+    cuts = {next(count for count, length in enumerate(lengths) if length >= offset) for offset in offsets}
+    return sorted(cuts - {0, len(ids)}) + [len(ids)] * bool(ids), lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "tekken"])
+def test_cuts_are_those_of_decoding_every_prefix(tokenizers, kind, request):
+    tokenizer = tokenizers.get(kind) or request.getfixturevalue(kind)
+    task, seen = TEXT_TASKS[1], []
+    newline = encode(tokenizer, "漢. So\n\n🙂 é")
+    ids_of = st.one_of(
+        st.lists(st.one_of(st.integers(0, len(tokenizer) - 1), st.sampled_from(newline)), max_size=150),
+        st.lists(st.one_of(TEXTS, PROSE), max_size=8).map(
+            lambda parts: [t for p in parts for t in encode(tokenizer, p)]
+        ),
+    )
+
+    @settings(max_examples=120, deadline=None)
+    @given(ids_of)
+    def check(ids):
+        ids = [token for token in ids if token not in tokenizer.all_special_ids]
+        ends, grows = slow_ends(ids, tokenizer, task, PRESETS["line"])
+        steps = check_lossless(ids, tokenizer, task, PRESETS["line"])
+        # Bytes that are no text may take back characters before them; then there is no first token that reaches one.
+        if grows:
+            assert [end for _, end in steps] == ends
+            seen.append(len(ends))
+
+    check()
+    assert max(seen) > 5
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "tekken"])
+def test_the_tokens_decoded_grow_as_the_response_does(tokenizers, kind, request, gsm8k_rows):
+    tokenizer, task = tokenizers.get(kind) or request.getfixturevalue(kind), load("gsm8k")
+    text = "\n".join(row["answer"] for row in gsm8k_rows)
+    ids = [token for token in encode(tokenizer, text) if token not in tokenizer.all_special_ids]
+    for many in (1, 4):
+        counting = Counting(tokenizer)
+        split_steps(ids * many, counting, task)
+        assert counting.decoded < 25 * many * len(ids)
+        counting.decoded = 0
+        first_step(ids * many, counting, task)
+        assert counting.decoded < many * len(ids) + 1000
+
+
+@pytest.mark.parametrize("task", TEXT_TASKS, ids=lambda task: task.name)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", [*KINDS, "tekken"])
+def test_the_first_step_of_a_rollout_is_the_step_of_the_whole(tokenizers, kind, preset, task, request):
+    """Of any tokenizer, though tokens straddle steps, and of presets that count steps."""
+    tokenizer = tokenizers.get(kind) or request.getfixturevalue(kind)
+
+    @settings(max_examples=15, deadline=None)
+    @given(PROSE)
+    def check(text):
+        ids = encode(tokenizer, text)
+        for start, end in split_steps(ids, tokenizer, task, PRESETS[preset]):
+            assert first_step(ids, tokenizer, task, PRESETS[preset], start) == end
+
+    check()
+
+
+@pytest.mark.parametrize("task", TEXT_TASKS, ids=lambda task: task.name)
 @pytest.mark.parametrize("preset", [name for name, shape in PRESETS.items() if not shape.max_steps])
-def test_what_follows_a_step_is_cut_as_it_is_within_the_whole(preset):
+def test_what_follows_a_step_is_cut_as_it_is_within_the_whole(preset, task):
     @settings(max_examples=400, deadline=None)
     @given(PROSE)
     def check(text):
-        offsets = step_offsets(text, load("gsm8k"), PRESETS[preset])
+        offsets = step_offsets(text, task, PRESETS[preset])
         for start in offsets:
-            rest = step_offsets(text[start:], load("gsm8k"), PRESETS[preset])
+            rest = step_offsets(text[start:], task, PRESETS[preset])
             assert rest == [end - start for end in offsets if end > start]
 
     check()

@@ -199,13 +199,13 @@ def test_math_reads_its_published_rows():
         task.problem({"problem": "p", "solution": "so 2"}, 4)
 
 
-def test_math_steps_are_lines_or_else_sentences_outside_mathematics():
+def test_math_steps_are_sentences_and_lines_outside_mathematics():
     task = load("math")
-    assert steps(task, "One. Two.\nThree.") == ["One. Two.\n", "Three."]
+    assert steps(task, "One. Two.\nThree.") == ["One.", " Two.\n", "Three."]
     assert steps(task, r"We get $x = 3. 5$ here. It is \$5. So \[a. b\] is 2.5.") == [
-        "We get $x = 3. 5$ here. ",
-        r"It is \$5. ",
-        r"So \[a. b\] is 2.5.",
+        "We get $x = 3. 5$ here.",
+        r" It is \$5.",
+        r" So \[a. b\] is 2.5.",
     ]
 
 
@@ -309,3 +309,23 @@ def test_math_reads_the_rows_of_competition_sets():
     assert task.problem({"problem": "p", "answer": None, "solution": r"so \boxed{7}"}, 1).gold == "7"
     with pytest.raises((KeyError, ValueError)):
         task.problem({"problem": "p", "answer": None}, 1)
+
+
+def test_displayed_mathematics_is_a_step_and_a_bare_delimiter_none():
+    parts = [
+        "We have\n",
+        "\\[\nx + 1\n= 2\n\\]\n",
+        "so\n",
+        "$$\nx = 1.\n$$\n\n",
+        "\\begin{align}\na\\\\\nb\n\\end{align}\n",
+        "End.",
+    ]
+    for name in ("math", "gsm8k"):
+        assert steps(load(name), "".join(parts)) == parts
+        # A mark whose other one is missing, or stands behind a blank line.
+        assert steps(load(name), "So\n\\[\n\nx\n\n\\]\nthen\n\\[\ny\n") == [
+            "So\n",
+            "\\[\n\nx\n\n\\]\n",
+            "then\n",
+            "\\[\ny\n",
+        ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -283,6 +284,13 @@ def _budget(flags: dict) -> Budget:
         raise UserError(f"--value.threshold must lie between 0 and 1, not {budget.threshold}")
     if not 0.5 < budget.confidence < 1:
         raise UserError(f"--value.confidence must lie between 0.5 and 1, not {budget.confidence}")
+    if budget.kind == "sequential" and not budget.stops_where_none_is_right():
+        print(
+            f"negdata value: warning: with n_rollouts {budget.n_rollouts}, threshold {budget.threshold}, confidence "
+            f"{budget.confidence} sequential may name another step than exhaustive with --pit lowest_q; lower "
+            "n_rollouts x threshold to 1 at most, or raise the confidence (docs/steps.md)",
+            file=sys.stderr,
+        )
     return budget
 
 

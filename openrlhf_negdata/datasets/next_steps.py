@@ -44,7 +44,7 @@ class Step:
     def q(self, estimator: Estimator) -> float:
         if self.outcome is not None:
             return self.outcome
-        return best_of(self.correct, self.count, estimator.best_of, estimator.biased).value
+        return best_of(self.correct, self.count, estimator.best_of, estimator.biased)
 
 
 @dataclass
@@ -56,7 +56,8 @@ class OfNextSteps(Limited, ValuedArm):
     """
 
     min_rollouts: int = flag(4, "rollouts a step is valued by", least=1)
-    first_step: Callable[[list[int]], int] | None = None
+    #: The end of the first step of a continuation of a prefix, in tokens of the continuation.
+    first_step: Callable[[Ids, list[int]], int] | None = None
 
     tables: ClassVar[tuple[str, ...]] = ("traces", "values", "rollouts")
     unit: ClassVar[str] = "prefixes"
@@ -66,7 +67,9 @@ class OfNextSteps(Limited, ValuedArm):
         assert source.run is not None
         tokenizer, task = source.tokenizer, source.task
         segmentation = Segmentation(**source.run.manifest["settings"]["steps"])
-        self.first_step = lambda ids: first_step(ids, tokenizer, task, segmentation)
+        self.first_step = lambda prefix, ids: (
+            first_step([*prefix, *ids], tokenizer, task, segmentation, len(prefix)) - len(prefix)
+        )
 
     def rollouts_a_value(self, budget: Budget) -> tuple[int, str]:
         return self.min_rollouts, "--min_rollouts"
@@ -83,10 +86,10 @@ class OfNextSteps(Limited, ValuedArm):
         """The pair of a prefix, or why there is none."""
         raise NotImplementedError
 
-    def begun(self, rollout: Rollout) -> Ids | None:
+    def begun(self, prefix: Ids, rollout: Rollout) -> Ids | None:
         """The first step of a rollout; None where it ran out of tokens within it: that is no step."""
         assert self.first_step is not None
-        end = self.first_step(rollout.token_ids)
+        end = self.first_step(prefix, rollout.token_ids)
         if end == len(rollout.token_ids) and (end == 0 or rollout.outcome == TRUNCATED):
             return None
         return tuple(rollout.token_ids[:end])
@@ -95,7 +98,7 @@ class OfNextSteps(Limited, ValuedArm):
         """The next steps that rollouts from ``prefix`` took, valued by them and by those made after the step."""
         steps: dict[Ids, Step] = defaultdict(Step)
         for rollout in rollouts[prefix]:
-            if (taken := self.begun(rollout)) is not None:
+            if (taken := self.begun(prefix, rollout)) is not None:
                 steps[taken].add(rollout)
         for taken, step in steps.items():
             for rollout in rollouts.get(prefix + taken, ()):

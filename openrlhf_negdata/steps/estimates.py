@@ -1,5 +1,5 @@
-"""What counts of right rollouts say about a chance of success: values, best-of-K values, advantages, each with a 95 %
-interval. Never Wald's: its interval after 0 of n is empty, exactly where least is known.
+"""What counts of right rollouts say about a chance of success: values and advantages, each with a 95 % interval, and
+best-of-K values. Never Wald's interval: after 0 of n it is empty, exactly where least is known.
 
 ``correct`` of ``count`` independent rollouts were right throughout.
 """
@@ -51,9 +51,9 @@ def jeffreys(correct: int, count: int) -> Estimate:
 
 
 @cache  # of few distinct counts, asked for every prefix
-def best_of(correct: int, count: int, k: int, biased: bool = False) -> Estimate:
+def best_of(correct: int, count: int, k: int, biased: bool = False) -> float:
     """The chance that the best of ``k`` rollouts is right, the paper's Q with K = ``k`` (Setlur et al. 2024, section
-    4), with Jeffreys' interval for one rollout carried over.
+    4).
 
     The unbiased form, 1 - C(n-c, k) / C(n, k), is the share of right ones among all choices of k of the n rollouts
     made. The biased form, 1 - (1 - c/n)^k, is lower on average but needs fewer than k rollouts.
@@ -61,11 +61,10 @@ def best_of(correct: int, count: int, k: int, biased: bool = False) -> Estimate:
     Raises:
         ValueError: as for :func:`jeffreys`, or the unbiased form is asked for with fewer than ``k`` rollouts.
     """
-    share, low, high = jeffreys(correct, count)
+    _check(correct, count)
     if not biased and count < k:
         raise ValueError(f"the unbiased best of {k} needs {k} rollouts a prefix, and there are {count}")
-    value = 1 - (1 - share) ** k if biased else 1 - comb(count - correct, k) / comb(count, k)
-    return Estimate(value, 1 - (1 - low) ** k, 1 - (1 - high) ** k)
+    return 1 - (1 - correct / count) ** k if biased else 1 - comb(count - correct, k) / comb(count, k)
 
 
 def advantage(before: tuple[int, int], after: tuple[int, int]) -> Estimate:

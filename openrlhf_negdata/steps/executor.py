@@ -34,10 +34,13 @@ class AgentExecutor(executor.AgentExecutor):
             workers = max(2, len(os.sched_getaffinity(0)) // 8)
             self.tools = task, load_tokenizer(run.tokenizer, run.trust_remote_code), Grader(task, run.timeout, workers)
         task, tokenizer, grader = self.tools
-        answers = []
-        for token_ids, outcome in job.answers:
+
+        def cut(token_ids: list[int], outcome: str) -> Answer:
             ends = [end for _, end in split_steps(token_ids, tokenizer, task, run.segmentation)]
-            answers.append(Answer(token_ids, ends, outcome == CORRECT))
+            return Answer(token_ids, ends, outcome == CORRECT)
+
+        # Long answers take a while, and the rollouts of other problems must not wait for that.
+        answers = [await asyncio.to_thread(cut, *answer) for answer in job.answers]
 
         async def roll_out(prefix: Prefix, first: int, count: int) -> list[Draw]:
             seed = run.seed_of(job.prompt_ids, prefix) + first

@@ -7,7 +7,7 @@ policy whose values are known exactly can take the engine's place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from scipy.special import betainc
@@ -38,6 +38,28 @@ class Budget:
     n_rollouts: int = 8
     threshold: float = 0.05
     confidence: float = 0.9
+
+    def lost(self, right: int, count: int) -> bool | None:
+        """Whether an answer is lost where ``right`` of the first ``count`` rollouts are; None if more must tell."""
+        below = betainc(right + 0.5, count - right + 0.5, self.threshold)
+        if max(below, 1 - below) >= self.confidence:
+            return bool(below > 0.5)
+        return right < self.threshold * count if count == self.n_rollouts else None
+
+    def looks(self) -> Iterator[int]:
+        """How many rollouts there are each time that :meth:`lost` is asked."""
+        count = 1
+        while count < self.n_rollouts:
+            yield count
+            count *= 2
+        yield self.n_rollouts
+
+    def stops_where_none_is_right(self) -> bool:
+        """Whether an answer is lost just where none of ``n_rollouts`` is right, so that ``sequential`` names the step
+        that ``exhaustive`` names with ``lowest_q``. More right rollouts make no answer lost that fewer do not."""
+        *early, last = self.looks()
+        none_tells = all(self.lost(0, count) is None for count in early) and self.lost(0, last) is True
+        return none_tells and not any(self.lost(1, count) for count in [*early, last])
 
 
 @dataclass(frozen=True)
@@ -108,15 +130,11 @@ async def value_problem(
 
 
 async def _is_lost(prefix: Prefix, budget: Budget, draws: _Draws) -> bool:
-    count = 0
-    while True:
-        count = min(2 * count or 1, budget.n_rollouts)
-        right = await draws.first(count, prefix)
-        below = betainc(right + 0.5, count - right + 0.5, budget.threshold)
-        if max(below, 1 - below) >= budget.confidence:
-            return bool(below > 0.5)
-        if count == budget.n_rollouts:
-            return right < budget.threshold * count
+    for count in budget.looks():
+        lost = budget.lost(await draws.first(count, prefix), count)
+        if lost is not None:
+            return lost
+    raise AssertionError("the last look decides")
 
 
 async def _first_lost(answer: Answer, is_lost: Callable[[Prefix], Awaitable[bool]]) -> int:

@@ -43,7 +43,7 @@ class Estimator:
         The value after the last step is the outcome itself: a terminal step is not rolled out.
         """
         counts = zip(values.correct, values.count, strict=True)
-        before = [estimates.best_of(c, n, self.best_of, self.biased).value if n else math.nan for c, n in counts]
+        before = [estimates.best_of(c, n, self.best_of, self.biased) if n else math.nan for c, n in counts]
         return [*before, 1.0 if outcome == CORRECT else 0.0]
 
     def first_pit(self, values: StepValues, outcome: str) -> int | None:

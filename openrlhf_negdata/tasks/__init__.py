@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, SupportsIndex
 
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.tasks.ends import formulas_as_words
 
 CORRECT, WRONG, TRUNCATED, NO_ANSWER, TIMED_OUT = OUTCOMES = (
     "correct",
@@ -88,8 +89,9 @@ class Task:
         return question
 
     def step_ends(self, text: str) -> list[int]:
-        """Character offsets in ``text`` where a step ends, ascending; the delimiter belongs to the step it ends."""
-        return [match.end() for match in re.finditer(r"\n+", text)]
+        """Character offsets in ``text`` where a step ends, ascending; the delimiter belongs to the step it ends. Here:
+        after line breaks outside mathematics."""
+        return [match.end() for match in re.finditer(r"\n+", formulas_as_words(text))]
 
     def read_gold(self, gold: object) -> str:
         """The gold answer that ``gold`` is, in whatever form it is published; ValueError if it is none. Whatever takes

@@ -1,9 +1,8 @@
 r"""MATH: competition problems whose answer is an expression (Hendrycks et al. 2021, arXiv 2103.03874).
 
 The answer of a response is what its last balanced ``\boxed{...}`` holds, or a list of what the last ones hold. It is
-compared with the gold answer by
-math-verify, gold first, because its comparison is not symmetric. Where a solution has lines, a step is a line; where
-it has none, a step is a sentence, and a full stop inside mathematics does not end it.
+compared with the gold answer by math-verify, gold first, because its comparison is not symmetric. A step ends where a
+line or a sentence does, never inside mathematics.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from math_verify.parser import LatexExtractionConfig
 
 from openrlhf_negdata.tasks import Problem, Task
 from openrlhf_negdata.tasks.answers import last_boxed, last_boxes, without_thinking
+from openrlhf_negdata.tasks.ends import find_ends
 
 # It warns of the timeouts that are off here on purpose: its SIGALRM cannot stop arithmetic on huge integers.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-_MATHEMATICS = re.compile(r"(?<!\\)\$\$.*?(?<!\\)\$\$|(?<!\\)\$.*?(?<!\\)\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
 _TYPE = re.compile(r"\\(?:text\w*|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}")
 #: Only what is in the box is read, and all of it: math-verify must not look for numbers elsewhere.
 _BOX_ONLY = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
@@ -50,11 +49,7 @@ class Math(Task):
         return f"Problem: {question}\nPut the final answer in \\boxed{{}}.\nSolution:\n"
 
     def step_ends(self, text: str) -> list[int]:
-        if "\n" in text.strip():
-            return super().step_ends(text)
-        # Mathematics is blanked out at its length, so that offsets stay true.
-        words = _MATHEMATICS.sub(lambda match: "x" * len(match.group()), text)
-        return [match.end() for match in re.finditer(r"[.?!]\s+", words)]
+        return find_ends(text, "sentence")
 
     def extract(self, response: str) -> str | None:
         """The final answer as it is written in ``response``; None if nothing is boxed."""

@@ -23,7 +23,7 @@ class Theorem(OfNextSteps):
 
     def pair(self, known: Answered, prefix: Ids, rollouts: ByPrefix) -> Row | str:
         rng = random.Random(content_seed(self.seed, "theorem", known.problem.id, prefix))
-        taken = [step for step in map(self.begun, rollouts[prefix]) if step is not None]
+        taken = [step for one in rollouts[prefix] if (step := self.begun(prefix, one)) is not None]
         if len(taken) < 2:
             return "too_few_rollouts"
         pair = rng.sample(taken, 2)
