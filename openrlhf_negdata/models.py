@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -253,6 +254,18 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-sequence token")
     return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, model: Path, folder: Path) -> None:
+    """Write the tokenizer of ``model`` to ``folder``. One with code of its own is copied file by file: transformers
+    saves it with a reference to its code that it cannot load again."""
+    settings = model / "tokenizer_config.json"
+    if not settings.is_file() or "auto_map" not in _json(settings):
+        tokenizer.save_pretrained(folder)
+        return
+    for file in _deciding(model):
+        (folder / file.relative_to(model)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / file.relative_to(model))
 
 
 def _config(path: Path) -> dict[str, Any]:

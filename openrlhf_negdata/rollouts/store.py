@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from openrlhf_negdata import models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_jsonl, write_json, write_jsonl
 from openrlhf_negdata.models import load_tokenizer
@@ -165,7 +166,7 @@ class Run:
         if isinstance(tokenizer, Path):
             shutil.copytree(tokenizer, path / "tokenizer", dirs_exist_ok=True)
         elif tokenizer is not None:
-            tokenizer.save_pretrained(path / "tokenizer")
+            models.save_tokenizer(tokenizer, Path(str(tokenizer_from)), path / "tokenizer")
         run = cls(path, {"command": command, "settings": settings, "complete": False})
         write_json(path / "manifest.json", run.manifest)
         return run._alone()
