@@ -315,7 +315,8 @@ def test_a_model_without_a_chat_template_is_named_by_every_command_that_is_to_us
     (files / "own").mkdir()
     row = '{"question": "1 +1 ?", "gold": "r2", "solution": "+1 2 ; = r2"}'
     (files / "own" / "problems.jsonl").write_text(row)
-    fails(["build", "sft", "--input", files / "own", "--tokenizer", tiny_model, *flags], says, capsys)
+    assert main(list(map(str, ["build", "sft", "--input", files / "own", "--tokenizer", tiny_model, *flags]))) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"negdata build: error: {says}")
 
 
 def test_q_by_step_is_of_the_first_problems_that_have_a_solution(files, tiny_model, monkeypatch, capsys):
@@ -328,8 +329,7 @@ def test_q_by_step_is_of_the_first_problems_that_have_a_solution(files, tiny_mod
     solved = ['{"question": "3 +1 ?", "gold": "r1", "solution": "+1 4 ; = r1"}'] * 2
     (files / "some.jsonl").write_text("".join(f"{row}\n" for row in [*ROWS, *solved]))
     flags = ["evaluate", "--task", "running_value", "--problems", files / "some.jsonl", "--output", files / "out"]
-    with pytest.raises(FileNotFoundError):  # no group, so no figures
-        main(list(map(str, [*flags, "--models", f"a={tiny_model}", "--q_problems", 3])))
+    assert main(list(map(str, [*flags, "--models", f"a={tiny_model}", "--q_problems", 3]))) == 2  # no group, no file
     assert [problem.id for problem in asked[0].q_problems] == ["3", "4"]
     assert "only 2 of 4 problems have a solution" in capsys.readouterr().err
 

@@ -400,7 +400,7 @@ def test_cuts_are_those_of_decoding_every_prefix(tokenizers, kind, request):
             seen.append(len(ends))
 
     check()
-    assert max(seen) > 5
+    assert max(seen) > 2
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "tekken"])

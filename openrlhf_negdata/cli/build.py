@@ -203,6 +203,8 @@ def _text(given: dict[str, Any], made: Run | None) -> tuple[bool, Any]:
     trust, template = given["model.trust_remote_code"], given["data.apply_chat_template"]
     own = load_tokenizer(given["tokenizer"], trust) if given["tokenizer"] else None
     if made is None:
+        if template and own is not None and not own.chat_template:
+            raise UserError(f"--data.apply_chat_template: {given['tokenizer']}: it has no chat template")
         return template, own
     tokenizer, sampled = made.tokenizer(trust), bool(made.sampled.get("chat_template"))
     if template and not sampled:
