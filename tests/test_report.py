@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -289,6 +290,16 @@ def test_each_step_shows_its_advantage_in_sign_and_colour():
 def test_the_first_pit_is_marked_in_wrong_traces_alone():
     assert shown(["a", "b", "c"], [2, 0, 0], "wrong").pit == 0
     assert shown(["a", "b", "c"], [2, 0, 0], "correct").pit is None
+
+
+def test_the_pit_that_is_marked_is_the_one_of_the_rule_and_the_page_names_it():
+    """Q is 1, 1/4, 1/2, and 0 at the end: advantages -3/4, +1/4, -1/2."""
+    trace = shown(["a", "b", "c"], [4, 1, 2], "wrong")
+    assert trace.pit == 2
+    other = replace(trace, rule="lowest_advantage")
+    assert other.pit == 0
+    assert "the first step with the least advantage" in page.traces_section([other], Counter(wrong=1))
+    assert "the first step with the lowest Q after it" in page.traces_section([trace], Counter(wrong=1))
 
 
 def test_a_step_without_rollouts_has_an_unknown_advantage():

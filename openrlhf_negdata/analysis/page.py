@@ -17,6 +17,7 @@ from openrlhf_negdata.analysis.plots import errors_svg, q_svg
 from openrlhf_negdata.analysis.tables import escape
 from openrlhf_negdata.analysis.traces import ShownTrace
 from openrlhf_negdata.steps.estimates import jeffreys
+from openrlhf_negdata.steps.rules import PIT_IS
 from openrlhf_negdata.tasks import CORRECT, OUTCOMES
 
 _HEAD = """<!doctype html>
@@ -60,6 +61,7 @@ def page(summary: dict[str, Any], task: str, traces: Sequence[ShownTrace], outco
 
 def traces_section(traces: Sequence[ShownTrace], outcomes: Counter[str]) -> str:
     """The traces, every step coloured by its advantage, its number in small print and its rollouts on hover."""
+    rule = traces[0].rule if traces else "lowest_q"
     counts = ", ".join(f"{outcomes[outcome]:,} {_words(outcome)}" for outcome in OUTCOMES if outcomes[outcome])
     shades = "".join(
         f"<li {_shade(advantage)}>{_signed(advantage)}</li>"
@@ -70,7 +72,7 @@ def traces_section(traces: Sequence[ShownTrace], outcomes: Counter[str]) -> str:
         "<p>Q is the chance, by Monte Carlo rollouts, that the policy still reaches the right answer. "
         "The advantage of a step is Q after it less Q before it; after the last step Q is the outcome itself.</p>\n"
         f'<div class="legend"><span>lowers Q</span><ol aria-label="colours of advantages">{shades}</ol>'
-        "<span>raises Q</span><span>&#9660; first pit: the first step with the lowest Q after it</span></div>\n"
+        f"<span>raises Q</span><span>&#9660; first pit: {PIT_IS[rule]}</span></div>\n"
         f'<p class="note">Of {counts} traces: one a problem, ranked from the deepest drop of Q in one step to the '
         "shallowest, and taken at even distances. Each Q is of few rollouts and the ranking favours noise: point at a "
         "step for its rollouts and interval.</p>\n"

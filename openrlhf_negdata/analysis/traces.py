@@ -16,7 +16,8 @@ from openrlhf_negdata.tasks import CORRECT, WRONG
 
 @dataclass(frozen=True)
 class ShownTrace:
-    """A trace cut into steps: ``steps`` holds the text of each, ``values`` its rollouts, one entry a step."""
+    """A trace cut into steps: ``steps`` holds the text of each, ``values`` its rollouts, one entry a step. ``rule`` is
+    the one its first pit is found by, one of ``rules.PITS``."""
 
     title: str
     question: str
@@ -25,6 +26,7 @@ class ShownTrace:
     outcome: str
     steps: list[str]
     values: StepValues
+    rule: str = "lowest_q"
 
     @property
     def q(self) -> list[float]:
@@ -38,16 +40,18 @@ class ShownTrace:
 
     @property
     def pit(self) -> int | None:
-        """The first step with the lowest Q after it, of a wrong trace."""
-        return Estimator().first_pit(self.values, self.outcome) if self.outcome == WRONG else None
+        """The step that lost a wrong trace, by its rule."""
+        return Estimator(self.rule).first_pit(self.values, self.outcome) if self.outcome == WRONG else None
 
 
-def choose_traces(run: Run, count: int, decode: Callable[[list[int]], str]) -> tuple[list[ShownTrace], Counter[str]]:
+def choose_traces(
+    run: Run, count: int, decode: Callable[[list[int]], str], rule: str = "lowest_q"
+) -> tuple[list[ShownTrace], Counter[str]]:
     """About ``count`` traces of a value run, half wrong and half correct, and how many with values it has by outcome.
 
     Either half is one trace a problem, ranked from the deepest drop of Q in one step to the shallowest, and taken at
     even distances along that ranking, so that it shows the typical with the striking. ``decode`` turns token ids into
-    text.
+    text; ``rule`` says which step is the first pit.
 
     Raises:
         UserError: the run has no step values, or values without their trace.
@@ -81,7 +85,7 @@ def choose_traces(run: Run, count: int, decode: Callable[[list[int]], str]) -> t
         steps = [decode(trace.token_ids[start:end]) for start, end in zip([0, *ends], ends)]  # noqa: B905
         title = f"{trace.problem}, sample {trace.sample}"
         shown.append(
-            ShownTrace(title, problem.question, problem.gold, trace.answer, trace.outcome, steps, values[key])
+            ShownTrace(title, problem.question, problem.gold, trace.answer, trace.outcome, steps, values[key], rule)
         )
     return shown, by_outcome
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.steps.rules import PITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="arms whose difference is wanted too: step_dpo arms are compared with dpo and with the best of sft, "
         "control and rft, and every arm with sft, as it is",
     )
+    parser.add_argument(
+        "--pit",
+        choices=PITS,
+        default="lowest_q",
+        help="which step of a wrong trace is marked as the one that lost it: give the --pit that the pairs were built "
+        "with",
+    )
     parser.add_argument("--traces", type=int, default=12, metavar="N", help="traces to show, half wrong, half correct")
 
 
@@ -59,7 +67,9 @@ def run(args: argparse.Namespace) -> None:
     outcomes = Counter[str]()
     if args.values:
         values = Run.open(args.values)
-        traces, outcomes = choose_traces(values, args.traces, _decoder(values, vars(args)["model.trust_remote_code"]))
+        traces, outcomes = choose_traces(
+            values, args.traces, _decoder(values, vars(args)["model.trust_remote_code"]), args.pit
+        )
 
     output = Path(args.output)
     write_json(output / "summary.json", said)

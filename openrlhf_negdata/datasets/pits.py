@@ -26,7 +26,8 @@ from openrlhf_negdata.flags import flag, flags_of
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import StepValues, Trace
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Budget
-from openrlhf_negdata.steps.values import PITS, Estimator, advantages, halves
+from openrlhf_negdata.steps.rules import PITS
+from openrlhf_negdata.steps.values import Estimator, advantages, halves
 from openrlhf_negdata.tasks import CORRECT
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from openrlhf_negdata.rollouts.store import Rollout, StepValues
 from openrlhf_negdata.steps import estimates
 from openrlhf_negdata.tasks import CORRECT
 
-PITS = ("lowest_q", "lowest_advantage", "zero_q", "posterior")
-
 
 @dataclass(frozen=True)
 class Estimator:
