@@ -578,3 +578,68 @@ def test_the_answers_that_differ_most_are_kept():
     arm = Rft(per_problem=3, most_different=True)
     assert kept(arm, *texts) == (["aaaaaaaa", "bbbbbbbb", "aaaabbbb"], {"less_different": 3, "over_per_problem": 1})
     assert kept(arm, *texts[:2]) == (list(texts[:2]), {})
+
+
+OWN_ARM = str(Path(__file__).with_name("shortest_arm.py"))
+
+
+def test_an_arm_of_one_s_own_is_a_file_and_its_card_names_its_settings_and_its_content(world, tmp_path, capsys):
+    rows = world.build(OWN_ARM, "--count", 2)
+    for problem in {row["problem"] for row in rows}:
+        right = sorted(len(text.rstrip("|")) for text in world.of(problem, "correct"))
+        assert sorted(len(row["response"]) for row in rows if row["problem"] == problem) == right[:2]
+    card = (world.folder / "set.jsonl.card.md").read_text()
+    assert "- count: `2`" in card
+    assert "- arm_file: `" in card
+    edited = tmp_path / "edited_arm.py"
+    edited.write_text(Path(OWN_ARM).read_text() + "\n# another")
+    output = ["--input", str(world.folder / "values"), "--output", str(tmp_path / "set.jsonl")]
+    assert main(["build", str(edited), *output]) == 0
+    assert "rows" in capsys.readouterr().out
+    assert main(["build", str(edited), *output]) == 0
+    assert "is complete" in capsys.readouterr().out
+    edited.write_text(Path(OWN_ARM).read_text())
+    assert main(["build", str(edited), *output]) == 0
+    assert "is complete" not in capsys.readouterr().out
+    for flags, says in (
+        (["--count", "0"], "--count must be at least 1"),
+        (["--beta", "2"], "--beta is for advantage"),
+    ):
+        assert main(["build", OWN_ARM, *output, *flags]) == 2
+        assert says in capsys.readouterr().err
+    (tmp_path / "none.py").write_text("x = 1")
+    assert main(["build", str(tmp_path / "none.py"), *output]) == 2
+    assert "defines no `arm`" in capsys.readouterr().err
+
+
+def test_the_card_says_all_settings_in_force_and_no_other_arm_s(world):
+    world.build("siblings", "--min_rollouts", 2)
+    card = (world.folder / "set.jsonl.card.md").read_text()
+    assert "- min_gap: `0.3`" in card
+    assert "- min_rollouts: `2`" in card
+    assert "- pit:" not in card
+
+
+def test_balance_is_decided_once_a_problem(tokenizers, tmp_path):
+    """With two answers a problem asked for, the teacher's solutions of the problems that have them stay."""
+    world = World(tokenizers["character"], tmp_path, solutions=True)
+    world.write()
+    files = ["--input", str(world.folder / "values"), "--output", str(tmp_path / "rft.jsonl")]
+    assert main(["build", "rft", *files, "--per_problem", "2", "--balanced", "--with_solutions"]) == 0
+    rows = read(tmp_path / "rft.jsonl")
+    own = Counter(row["problem"] for row in rows if row["from"] != "teacher")
+    taught = {row["problem"] for row in rows if row["from"] == "teacher"}
+    assert set(own.values()) == {2}
+    assert taught == {problem.id for problem in PROBLEMS if problem.solution} & set(own) != set()
+
+
+def test_pairs_of_the_theorem_prefer_the_better_step_as_often_as_it_says(world):
+    """The label is drawn with chance sigmoid(a - b): over many seeds the better step wins as often as that says."""
+    won, expected = 0, 0.0
+    for seed in range(60):
+        for row in world.build("theorem", "--min_rollouts", 1, "--seed", seed):
+            gap = row["q_chosen"] - row["q_rejected"]
+            won += gap > 0
+            expected += (gap != 0) / (1 + math.exp(-abs(gap)))
+    assert won == pytest.approx(expected, abs=4 * math.sqrt(expected) / 2)
+    assert expected > 200

@@ -344,6 +344,7 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
         ("dpo-edit-distance --per_problem 1", "train_step_dpo"),
         ("shared-prefix --pit lowest_advantage --positives", "train_step_dpo"),
         ("algorithm1 --chosen_teacher", "train_step_dpo"),
+        (f"{Path(__file__).with_name('shortest_arm.py')} --count 2", "train_sft"),
         ("step-rft --with_solutions", "train_sft"),
         ("spurious --per_problem 1", "train_sft"),
         ("advantage-weighted --normalise set", "train_advantage_weighted"),

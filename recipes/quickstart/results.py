@@ -17,13 +17,10 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 #: How the README names the arms of its table.
 README_ARMS = {
-    "base": "the base model",
     "sft": "SFT on the teacher's solutions",
     "control": "SFT trained on for as long",
     "rft": "RFT, own correct answers",
     "dpo": "naive DPO pairs",
-    "step_dpo_algorithm1": "per-step DPO, `algorithm1`",
-    "step_dpo_shared_prefix": "per-step DPO, `shared_prefix`",
     "step_dpo": "**per-step DPO, `siblings`**",
 }
 
