@@ -375,6 +375,8 @@ def test_trl_trains_a_process_reward_model_on_prm_and_labels_the_last_token_of_e
         if trace.sample < 0:  # a teacher's solution is no answer of the policy
             continue
         ids = [token for token in trace.token_ids if token != eos]
+        if not ids:  # it ended at once: there is no text to label
+            continue
         labels = [-100] * (len(trace.prompt_ids) + len(ids))
         for end, q in zip(values.step_ends, estimator.q(values, trace.outcome)[1:], strict=True):
             labels[len(trace.prompt_ids) + min(end, len(ids)) - 1] = int(q > 0)

@@ -119,3 +119,38 @@ def test_a_tokenizer_with_code_of_its_own_is_used_where_it_is_trusted(root):
         assert status == 0, told[-3000:]
     assert type(Run.open(root / "values").tokenizer(trust_remote_code=True)).__name__ == "Mine"
     assert type(models.load_tokenizer(str(model), True)).__name__ == "Mine"
+
+
+def test_an_engine_that_cannot_start_says_why_in_one_line_and_where_its_log_is(root):
+    broken = root / "broken"
+    shutil.copytree(root / "a", broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2000])
+    where = ["--task", TASK, "--problems", root / "p", "--output", root / "not_started"]
+    status, told = command("evaluate", *where, "--models", f"a={broken}")
+    assert status == 2
+    assert "Traceback" not in told
+    last = told.splitlines()[-1]
+    assert last.startswith(f"negdata evaluate: error: an engine for {broken} cannot start: ")
+    assert "SafetensorError" in last
+    log = Path(last.rpartition("its log: ")[2].rstrip(")"))
+    assert "SafetensorError" in log.read_text()
+
+
+def test_a_stranger_without_the_token_cannot_join_the_private_ray():
+    """A private Ray listens on all interfaces. A task runs with the token, and another process is turned away."""
+    code = (
+        "import os, subprocess, sys\n"
+        "from openrlhf_negdata.rollouts import engines\n"
+        "engines._ask_for_a_token()\n"
+        "import ray\n"
+        "ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "print('task', ray.get(ray.remote(lambda: 1).remote()))\n"
+        "mine = {k: v for k, v in os.environ.items() if not k.startswith('RAY_AUTH')}\n"
+        "join = 'import ray; ray.init(address=\"' + ray.get_runtime_context().gcs_address + '\"); print(\"in\")'\n"
+        "tried = subprocess.run([sys.executable, '-c', join], env=mine, capture_output=True, text=True)\n"
+        "print('stranger', tried.returncode != 0 and 'AuthenticationError' in tried.stderr, tried.stdout)\n"
+    )
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    done = subprocess.run([sys.executable, "-c", code], env=mine, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[:2] == ["task 1", "stranger True "], done.stderr[-2000:]

@@ -25,8 +25,8 @@ TASK = load("gsm8k")
 K = 6
 LINES = ["He has 5 apples.\n", "She eats 12.5% of 漢.\n\n", "It is 3*4=<<3*4=12>>12\n", "é \n", "#### 12", "A: 7\n"]
 BUILDS = {
-    "algorithm1": ("algorithm1"),
-    "shared_prefix": ("shared-prefix"),
+    "algorithm1": ("algorithm1",),
+    "shared_prefix": ("shared-prefix",),
     "siblings": ("siblings", "--min_gap", "0.1", "--min_rollouts", "2"),
     "dpo": ("dpo",),
     "rft": ("rft",),
@@ -96,7 +96,7 @@ def build(folder: Path, name: str) -> list[dict]:
     """The rows of the set; none where the builder says that nothing is left."""
     arm, *flags = BUILDS[name]
     output = folder / f"{name}.jsonl"
-    source = folder / ("value" if arm == "step-dpo" else "grade")
+    source = folder / ("grade" if arm in ("dpo", "rft") else "value")
     if main(["build", arm, "--input", str(source), "--output", str(output), *flags]) != 0:
         return []
     return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]

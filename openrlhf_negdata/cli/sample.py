@@ -32,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy: a model folder")
     parser.add_argument("--output", required=True, help="the run folder to write")
     parser.add_argument("--rollout.n_samples_per_prompt", type=int, default=8, help="responses a problem")
-    parser.add_argument("--shard_size", type=int, default=256, help="problems a shard: what a crash may cost")
+    parser.add_argument(
+        "--shard_size",
+        type=int,
+        default=256,
+        help="problems a shard. A shard is written when all before it are done: a kill costs the problems under way, "
+        f"up to {5 * 4 * engines.Engines.BATCH:,} an engine, and a shard",
+    )
     add_sampling_flags(parser)
     engines.add_flags(parser)
 

@@ -90,7 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="task",
         help="where steps end: as the task says, or a shape of the literature (see docs/steps.md)",
     )
-    parser.add_argument("--shard_size", type=int, default=64, help="problems a shard: what a crash may cost")
+    parser.add_argument(
+        "--shard_size",
+        type=int,
+        default=64,
+        help="problems a shard. A shard is written when all before it are done: a kill costs the problems under way, "
+        f"up to {5 * AHEAD} an engine, and a shard",
+    )
     parser.add_argument("--seed", type=int, default=0, help="with the content of a prefix, decides its rollouts")
     parser.add_argument("--dry_run", action="store_true", help="say what it would cost, and do nothing")
     engines.add_flags(parser)

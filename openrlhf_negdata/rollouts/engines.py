@@ -6,6 +6,8 @@ import argparse
 import hashlib
 import itertools
 import os
+import re
+import secrets
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -99,12 +101,15 @@ class Engines:
         self.loaded = self.model
 
     def __enter__(self) -> Engines:
+        host.check_release()
+        if not self.flags["ray.address"]:
+            _ask_for_a_token()
         import ray
 
-        host.check_release()
         flags, on_cpu = self.flags, cpu.without_cuda()
         engines, parallel = flags["vllm.num_engines"], flags["vllm.tensor_parallel_size"]
-        environment = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+        environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
         if on_cpu:
             models.check_head_size(self.model)
             if parallel > 1:
@@ -135,6 +140,10 @@ class Engines:
             )
         try:
             self._start(engines, parallel)
+        except ray.exceptions.RayError as error:
+            says = f"an engine for {self.model} cannot start: {_cause(error)}"
+            self.__exit__()
+            raise UserError(says) from None
         except BaseException:
             self.__exit__()
             raise
@@ -257,11 +266,45 @@ class Engines:
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, UserError):
                     raise UserError(str(error.cause)) from None
-                raise
+                raise UserError(f"a rollout actor failed: {_cause(error)}") from None
             free.append(actor)
             while following in done:
                 yield done.pop(following)
                 following += 1
+
+
+def _ask_for_a_token() -> None:
+    """A private Ray listens on all interfaces: whoever can reach a port of it could run code here, so it is to ask for
+    a token that this process and its children alone know. Ray reads the mode when it is imported."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if "ray" in sys.modules:
+        print("Ray was imported before: the ports of the private one ask for no token", file=sys.stderr, flush=True)
+        return
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+#: How Python ends a traceback: the kind of the error, and what it says.
+_RAISED = re.compile(
+    r"^(?:\(\S+ pid=\d+\) )?(?:ERROR .*?\] )?(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .+)"
+)
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong in an actor, in one line, and where its log is. vLLM's engine is a process of its own: why it
+    died stands in the log that Ray keeps of the actor, before what vLLM says of it ("See root cause above")."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    logs = Path(node.get_session_dir_path()) / "logs"
+    for log in sorted(logs.glob("worker-*.out")) + sorted(logs.glob("worker-*.err")):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        raised = [found["says"] for line in lines if (found := _RAISED.match(line))]
+        told = [says for says in raised if "root cause" not in says]
+        if told:
+            return f"{told[0]:.300} (its log: {log})"
+    last = [line for line in str(error).splitlines() if line.strip()]
+    return f"{last[-1].strip() if last else error!r:.300} (logs: {logs})"
 
 
 def sampling_params(sampling: Sampling, n: int, max_tokens: int, seed: int) -> Any:

@@ -186,8 +186,10 @@ class Run:
         if not (path / "manifest.json").is_file():
             raise UserError(f"{path} is not a run folder: it has no manifest.json")
         run = cls(path, _read_manifest(path))
-        owed = len(run.owed()) if complete else 0
-        if complete and (owed or not run.complete):
+        owed = len(run.owed())
+        if not complete:
+            run.manifest["complete"] = run.complete and not owed
+        elif owed or not run.complete:
             lacks = f" ({owed} of {run.shards} shards are owed)" if owed else ""
             raise UserError(
                 f"{path} is not complete{lacks}: run `negdata {run.manifest['command']}` on it again first"
