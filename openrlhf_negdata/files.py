@@ -230,6 +230,19 @@ class Output:
         write_json(self.stamp, {"complete": complete, "files": files, "settings": self.settings})
 
 
+@contextmanager
+def locked(lock: Path) -> Iterator[None]:
+    """Hold ``lock`` for the block, after whoever holds it now. The system takes it back from a process that dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+
+
 _held: dict[Path, IO[str]] = {}
 #: What flock says where the file system has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)

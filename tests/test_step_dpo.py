@@ -4,6 +4,8 @@ an update is cut into micro-batches."""
 import json
 import math
 import random
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -461,3 +463,38 @@ def test_attention_that_takes_no_mask_is_refused():
 
     with pytest.raises(UserError, match="flash_attention_2 takes no mask"):
         packing.check(causal_lm("qwen2"), "flash_attention_2", 10, 10)
+
+
+def test_a_write_of_the_reference_keeps_what_another_run_has_put_there_since(tmp_path):
+    """And rank 0 alone reads the file. Two runs share it: each reads it empty, and each adds a pair of its own."""
+    code = (
+        "import sys, torch.distributed as dist\n"
+        "from pathlib import Path\n"
+        "from openrlhf_negdata import cpu; cpu.setup()\n"
+        "from openrlhf_negdata.trainers.reference import Reference, _read\n"
+        "dist.init_process_group('gloo', init_method='file://' + sys.argv[1] + '/met', rank=0, world_size=1)\n"
+        "path = Path(sys.argv[1]) / 'ref.parquet'\n"
+        "one, other = (Reference(path, name, 'bf16') for name in ('a', 'b'))\n"
+        "one._share({'x': (1.0, 2.0)}); other._share({'y': (3.0, 4.0)})\n"
+        "print(sorted(_read(path).items()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[('x', (1.0, 2.0)), ('y', (3.0, 4.0))]"], done.stderr[-2000:]
+
+
+def test_a_pass_over_all_pairs_goes_problem_by_problem_whatever_the_order_of_the_file(cpu_host):
+    """In the order that `build` shuffles, two pairs of one problem hardly ever meet in a micro-batch."""
+    from openrlhf_negdata.datasets.tokens import Pair
+    from openrlhf_negdata.trainers.updates import PairUpdates
+
+    pairs = [Pair(i, f"p{i % 8}", [1, 2, 3], [4 + i], [40 + i]) for i in range(32)]
+    made = [pair for parts in PairUpdates(pairs, 4, 1, 0, 64).once() for rows in parts for row in rows for pair in row]
+    assert sorted(pair.number for pair in made) == list(range(32))
+    assert [len({pair.problem for pair in made[i : i + 4]}) for i in range(0, 32, 4)] == [1] * 8
+
+
+def test_rows_whose_problem_is_null_are_no_one_group(cpu_host):
+    from openrlhf_negdata.datasets.tokens import StepPairs
+
+    rows = [{"prompt_ids": [i], "chosen_ids": [1], "rejected_ids": [2], "problem": None} for i in (5, 6)]
+    assert len({pair.problem for pair in StepPairs(rows, 9).pairs}) == 2

@@ -107,7 +107,7 @@ class StepPairs:
             elif len(prompt) + max(len(chosen), len(rejected)) > max_length:
                 self.dropped["over_long"] += 1
             else:
-                problem = row.get("problem", tuple(prompt))
+                problem = tuple(prompt) if row.get("problem") is None else row["problem"]
                 self.pairs.append(Pair(len(self.pairs), problem, prompt, chosen, rejected, row.get("weight", 1.0)))
         _not_empty(self.pairs, self.dropped, max_length)
 

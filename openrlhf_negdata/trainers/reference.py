@@ -20,7 +20,11 @@ from tqdm import tqdm
 
 from openrlhf_negdata.datasets.tokens import Pair
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import locked
 from openrlhf_negdata.trainers.updates import PairUpdates, sides
+
+#: Pairs between two writes of the file.
+PAIRS_A_WRITE = 1000
 
 SCHEMA = pa.schema([("key", pa.string()), ("chosen", pa.float64()), ("rejected", pa.float64())])
 
@@ -29,15 +33,20 @@ class Reference:
     """Log-probabilities under the model of ``revision`` with numbers of ``dtype``, in the parquet file ``path``."""
 
     def __init__(self, path: Path, revision: str, dtype: str) -> None:
+        """Rank 0 reads the file for all processes: others might see another run's write, or have another disk."""
         self.path, self.model = path, f"{revision} {dtype}"
+        self.lock = path.with_name(f"{path.name}.lock")
         self.known: dict[str, tuple[float, float]] = {}
-        if path.exists():
+        read: list[Any] = [None]
+        if torch.distributed.get_rank() == 0:
             try:
-                table = pq.read_table(path, schema=SCHEMA)
-            except (pa.ArrowInvalid, KeyError) as error:
-                raise UserError(f"--ref.log_probs {path} is no file of this command: {error}") from None
-            columns = (table[name].to_pylist() for name in SCHEMA.names)
-            self.known = {key: (chosen, rejected) for key, chosen, rejected in zip(*columns, strict=True)}
+                read = [_read(path)]
+            except UserError as error:
+                read = [error]
+        torch.distributed.broadcast_object_list(read, src=0)
+        if isinstance(read[0], UserError):
+            raise read[0]
+        self.known = read[0]
 
     def key(self, pair: Pair) -> str:
         return hashlib.sha256(repr((self.model, pair.prompt, pair.chosen, pair.rejected)).encode()).hexdigest()
@@ -50,28 +59,51 @@ class Reference:
         return [self.known[self.key(pair)] for pair in pairs]
 
     def add(self, model: Any, updates: PairUpdates, separate: bool) -> None:
-        """Compute those of ``updates``' pairs under ``model``, in all processes together, and write the file."""
+        """Compute those of ``updates``' pairs under ``model``, in all processes together; the file has them from every
+        PAIRS_A_WRITE on, so that a kill costs no more."""
         found: dict[str, tuple[float, float]] = {}
+        updates_a_write = -(-PAIRS_A_WRITE // updates.batch_size)
         device = next(model.parameters()).device
         model.eval()
         with torch.no_grad(), tqdm(total=len(updates.pairs), desc="reference", disable=updates.rank != 0) as bar:
-            for micro_batches in updates.once():
+            for number, micro_batches in enumerate(updates.once(), start=1):
                 for rows in micro_batches:
                     sums = sides(model, rows, device, separate)[0].view(-1, 2).tolist()
                     pairs = [pair for row in rows for pair in row]
                     found |= {self.key(pair): (both[0], both[1]) for pair, both in zip(pairs, sums, strict=True)}
                 bar.update(min(updates.batch_size, bar.total - bar.n))
-        gathered: list[Any] = [None] * updates.ranks
+                if number % updates_a_write == 0:
+                    self._share(found)
+                    found = {}
+        self._share(found)
+
+    def _share(self, found: dict[str, tuple[float, float]]) -> None:
+        """Give what each process ``found`` to all, and to the file."""
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(gathered, found)
         for some in gathered:
             self.known |= some
-        if updates.rank == 0:
-            self._write()
+        if torch.distributed.get_rank() == 0:
+            self._merge()
         torch.distributed.barrier()
 
-    def _write(self) -> None:
-        rows = [{"key": key, "chosen": both[0], "rejected": both[1]} for key, both in self.known.items()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
-        os.replace(temporary, self.path)
+    def _merge(self) -> None:
+        """Write the file, with what other runs have put there since it was read."""
+        with locked(self.lock):
+            known = _read(self.path) | self.known
+            rows = [{"key": key, "chosen": both[0], "rejected": both[1]} for key, both in known.items()]
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
+            os.replace(temporary, self.path)
+
+
+def _read(path: Path) -> dict[str, tuple[float, float]]:
+    """The file's log-probabilities of both sides, by key; none where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise UserError(f"--ref.log_probs {path} is no file of this command: {error}") from None
+    columns = (table[name].to_pylist() for name in SCHEMA.names)
+    return {key: (chosen, rejected) for key, chosen, rejected in zip(*columns, strict=True)}

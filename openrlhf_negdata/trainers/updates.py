@@ -57,9 +57,10 @@ class PairUpdates:
             yield self.share(list(itertools.islice(order, self.batch_size)))
 
     def once(self) -> Iterator[list[MicroBatch]]:
-        """All pairs once, so many at a time as an update has."""
-        for start in range(0, len(self.pairs), self.batch_size):
-            yield self.share(self.pairs[start : start + self.batch_size])
+        """All pairs once, so many at a time as an update has, problem by problem: what they share is computed once."""
+        pairs = list(itertools.chain.from_iterable(self.problems))
+        for start in range(0, len(pairs), self.batch_size):
+            yield self.share(pairs[start : start + self.batch_size])
 
     def share(self, pairs: Sequence[Pair]) -> list[MicroBatch]:
         """This process's micro-batches of an update of these ``pairs``."""
