@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.steps.split import PRESETS, Segmentation, first_step, split_steps, step_offsets
@@ -389,6 +389,7 @@ def test_cuts_are_those_of_decoding_every_prefix(tokenizers, kind, request):
     )
 
     @settings(max_examples=120, deadline=None)
+    @example(encode(tokenizer, "So it is.\n" * 8))  # what is drawn may have few lines
     @given(ids_of)
     def check(ids):
         ids = [token for token in ids if token not in tokenizer.all_special_ids]
@@ -400,7 +401,7 @@ def test_cuts_are_those_of_decoding_every_prefix(tokenizers, kind, request):
             seen.append(len(ends))
 
     check()
-    assert max(seen) > 2
+    assert max(seen) > 5
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "tekken"])
