@@ -214,6 +214,7 @@ def test_every_pair_is_in_as_many_updates_as_there_are_epochs_on_one_process(
         for number in range(4, 4 + count)
     ]
     more = {"batch_size": batch, "epochs": epochs, "budget": budget, "separate": separate, "ranks": ranks}
+    more["per_problem"] = draw.randint(1, 6)
     by_rank = [list(updates_of(rows, rank=rank, **more).after(0)) for rank in range(ranks)]
     made = count * epochs // batch
     assert [len(some) for some in by_rank] == [made] * ranks
@@ -338,7 +339,7 @@ def run(train, tiny_model, tmp_path_factory):
         names = events.Tags()["scalars"]
         return {tag: [event.value for event in events.Scalars(tag)] for tag in names}
 
-    run.folder, run.data = folder, data
+    run.folder, run.data, run.model = folder, data, tiny_model
     return run
 
 
@@ -364,6 +365,24 @@ def test_the_reference_is_read_where_it_is_known_and_a_foreign_file_is_refused(r
     status, text = train(TRAIN, [word for key, value in other.items() for word in (f"--{key}", str(value))])
     assert status == 2
     assert "pairs.jsonl is no file of this command" in text.splitlines()[-1]
+
+
+def test_the_flag_decides_how_many_pairs_of_a_problem_follow_each_other_and_none_is_refused(run, plain, train):
+    """No problem of these has more than 5 pairs: runs of at most 5 change nothing, runs of 2 the first update."""
+    same, spread = (run(f"runs of {most}", **{"train.max_pairs_per_problem": most}) for most in (5, 2))
+    assert same["train/chosen_logp"] == plain["train/chosen_logp"]
+    assert spread["train/chosen_logp"][0] != plain["train/chosen_logp"][0]
+    words = [
+        "--model.model_name_or_path",
+        run.model,
+        "--data.dataset",
+        run.data,
+        "--ckpt.output_dir",
+        run.folder / "0",
+    ]
+    status, text = train(TRAIN, [*words, "--train.max_pairs_per_problem", 0])
+    assert status == 2
+    assert "--train.max_pairs_per_problem must be at least 1, not 0" in text.splitlines()[-1]
 
 
 def test_held_out_pairs_are_evaluated_against_their_own_reference(run, plain):

@@ -52,7 +52,7 @@ def train(args):
     def updates_of(pairs):
         return PairUpdates(
             pairs, args.train.batch_size, args.train.max_epochs, args.train.seed, args.train.max_tokens_per_gpu,
-            separate, **place,
+            separate, per_problem=args.train.max_pairs_per_problem, **place,
         )  # fmt: skip
 
     updates = updates_of(pairs)
@@ -104,6 +104,13 @@ if __name__ == "__main__":
         type=int,
         default=16192,
         help="tokens a process and forward pass, pads included: decides memory and speed, never the loss",
+    )
+    parser.add_argument(
+        "--train.max_pairs_per_problem",
+        type=int,
+        default=8,
+        help="pairs of a problem that follow each other at most: more are cut into runs, spread evenly over an epoch, "
+        "so that an update holds many problems",
     )
     parser.add_argument(
         "--train.separate_sequences_enable",

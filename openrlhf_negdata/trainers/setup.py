@@ -162,7 +162,7 @@ def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention
 
 def _check(flags: dict[str, Any], output: Path) -> None:
     """Raise for what would otherwise end in a traceback, perhaps after hours."""
-    counts = ("batch_size", "micro_batch_size", "max_tokens_per_gpu", "max_epochs")
+    counts = ("batch_size", "micro_batch_size", "max_tokens_per_gpu", "max_pairs_per_problem", "max_epochs")
     for flag in (*(f"train.{name}" for name in counts), "logger.logging_steps"):
         if flag in flags and flags[flag] < 1:
             raise UserError(f"--{flag} must be at least 1, not {flags[flag]}")

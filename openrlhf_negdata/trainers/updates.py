@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,13 +18,21 @@ from openrlhf_negdata.trainers import packing
 MicroBatch = list[list[Pair]]
 
 
+class Part(NamedTuple):
+    """Pairs of a problem that are computed together, and the number of their distinct tokens."""
+
+    size: int
+    pairs: list[Pair]
+
+
 class PairUpdates:
     """The updates of a run, and what one of ``ranks`` processes computes for each: some micro-batches, as many in
     every process, each of at most ``budget`` tokens.
 
     The pairs of a problem share their question and often much of an answer, so they stay together: an epoch shuffles
-    the problems, not the pairs. An update may span two epochs; one that the last epoch leaves incomplete is not made.
-    Everything is decided by ``seed``, so that an update is the same whatever came before it.
+    the problems, not the pairs. The pairs of a problem of more than ``per_problem`` are cut into runs of at most so
+    many, which are spread evenly over the epoch. An update may span two epochs; one that the last epoch leaves
+    incomplete is not made. Everything is decided by ``seed``, so that an update is the same whatever came before it.
     """
 
     def __init__(
@@ -36,10 +45,12 @@ class PairUpdates:
         separate: bool = False,
         rank: int = 0,
         ranks: int = 1,
+        per_problem: int = 8,
     ) -> None:
         """``separate``: the two sides of each pair take two rows, with nothing shared."""
         self.pairs, self.batch_size, self.epochs, self.seed = pairs, batch_size, epochs, seed
         self.budget, self.separate, self.rank, self.ranks = budget, separate, rank, ranks
+        self.per_problem = per_problem
         problems: dict[Any, list[Pair]] = {}
         for pair in pairs:
             problems.setdefault(pair.problem, []).append(pair)
@@ -67,35 +78,83 @@ class PairUpdates:
         groups: dict[Any, list[Pair]] = {}
         for pair in pairs:
             groups.setdefault(pair.problem, []).append(pair)
-        tries = [part for group in groups.values() for part in self._fitting(group)]
-        tries.sort(key=lambda trie: -trie[0])
-        dealt: list[list[tuple[int, list[Pair]]]] = [[] for _ in range(self.ranks)]
-        for trie in tries:
-            min(dealt, key=lambda mine: sum(size for size, _ in mine)).append(trie)
+        parts = self._evened([part for group in groups.values() for part in self._fitting(group)])
         plans = [
             [
-                [[pair for trie in row for pair in mine[trie][1]] for row in rows]
-                for rows in packing.micro_batches([size for size, _ in mine], self.budget, self.separate)
+                [[pair for part in row for pair in mine[part].pairs] for row in rows]
+                for rows in packing.micro_batches([part.size for part in mine], self.budget, self.separate)
             ]
-            for mine in dealt
+            for mine in self._dealt(parts)
         ]
         plan = plans[self.rank]
-        filler = [[replace(tries[-1][1][0], weight=0.0, filler=True)]]
+        filler = [[replace(min(parts, key=_size).pairs[0], weight=0.0, filler=True)]]
         return plan + [filler] * (max(map(len, plans)) - len(plan))
 
-    def _fitting(self, pairs: list[Pair]) -> list[tuple[int, list[Pair]]]:
-        """The pairs in parts whose distinct tokens fit the budget, or that are one pair; and how many those are."""
+    def _dealt(self, parts: Sequence[Part]) -> list[list[Part]]:
+        """The parts of each process: the largest first, each to the one with the fewest tokens so far."""
+        dealt: list[list[Part]] = [[] for _ in range(self.ranks)]
+        loads = [0] * self.ranks
+        for part in sorted(parts, key=_size, reverse=True):
+            rank = loads.index(min(loads))
+            dealt[rank].append(part)
+            loads[rank] += part.size
+        return dealt
+
+    def _evened(self, parts: list[Part]) -> list[Part]:
+        """The parts, the largest cut in two again and again as far as that leaves the most loaded process less to do.
+
+        What two halves share is then computed twice. So the mean load grows with every cut, and once it is the least
+        that was found for the most loaded process, no further cut can help: with one process it is so from the start.
+        """
+        best, least = parts, self._heaviest(parts)
+        while sum(map(_size, parts)) < least * self.ranks:
+            largest = max((part for part in parts if len(part.pairs) > 1), key=_size, default=None)
+            if largest is None:
+                break
+            halves = [self._part(half) for half in _cut(largest.pairs, 2)]
+            parts = [part for part in parts if part is not largest] + halves
+            if (heaviest := self._heaviest(parts)) < least:
+                best, least = parts, heaviest
+        return best
+
+    def _heaviest(self, parts: Sequence[Part]) -> int:
+        return max(sum(map(_size, mine)) for mine in self._dealt(parts))
+
+    def _fitting(self, pairs: list[Pair]) -> list[Part]:
+        """The pairs in parts that fit the budget, or that are one pair."""
+        part = self._part(pairs)
+        if len(pairs) == 1 or (part.size <= self.budget and not self.separate):
+            return [part]
+        return [part for half in _cut(pairs, 2) for part in self._fitting(half)]
+
+    def _part(self, pairs: list[Pair]) -> Part:
         sides = [side for pair in pairs for side in pair.sequences()]
-        size = 2 * max(map(len, sides)) if self.separate else len(packing.Trie.of(sides).ids)
-        if len(pairs) == 1 or (size <= self.budget and not self.separate):
-            return [(size, pairs)]
-        middle = len(pairs) // 2
-        return self._fitting(pairs[:middle]) + self._fitting(pairs[middle:])
+        return Part(2 * max(map(len, sides)) if self.separate else len(packing.Trie.of(sides).ids), pairs)
 
     def _shuffled(self, epoch: int) -> list[Pair]:
+        """The pairs in the order of this epoch: of a problem's n runs one lies in each n-th of it, all at the same
+        place in theirs."""
+        draw = random.Random(f"{self.seed} {epoch}")
         problems = list(self.problems)
-        random.Random(f"{self.seed} {epoch}").shuffle(problems)
-        return [pair for problem in problems for pair in problem]
+        draw.shuffle(problems)
+        placed: list[tuple[float, list[Pair]]] = []
+        for rank, problem in enumerate(problems):
+            runs = _cut(problem, math.ceil(len(problem) / self.per_problem))
+            draw.shuffle(runs)
+            placed += [((number + rank / len(problems)) / len(runs), run) for number, run in enumerate(runs)]
+        placed.sort(key=lambda run: run[0])
+        return [pair for _, run in placed for pair in run]
+
+
+def _size(part: Part) -> int:
+    return part.size
+
+
+def _cut(pairs: list[Pair], count: int) -> list[list[Pair]]:
+    """The pairs in ``count`` parts, their numbers equal but for one; those that share most are next to each other."""
+    if count > 1:
+        pairs = sorted(pairs, key=Pair.sequences)
+    return [pairs[len(pairs) * n // count : len(pairs) * (n + 1) // count] for n in range(count)]
 
 
 def sides(model: Any, rows: MicroBatch, device: Any, separate: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
