@@ -367,7 +367,7 @@ def test_the_reference_is_read_where_it_is_known_and_a_foreign_file_is_refused(r
     assert "pairs.jsonl is no file of this command" in text.splitlines()[-1]
 
 
-def test_the_flag_decides_how_many_pairs_of_a_problem_follow_each_other_and_none_is_refused(run, plain, train):
+def test_the_flag_decides_the_runs_that_a_problem_is_taken_in_and_none_is_refused(run, plain, train):
     """No problem of these has more than 5 pairs: runs of at most 5 change nothing, runs of 2 the first update."""
     same, spread = (run(f"runs of {most}", **{"train.max_pairs_per_problem": most}) for most in (5, 2))
     assert same["train/chosen_logp"] == plain["train/chosen_logp"]

@@ -109,8 +109,8 @@ if __name__ == "__main__":
         "--train.max_pairs_per_problem",
         type=int,
         default=8,
-        help="pairs of a problem that follow each other at most: more are cut into runs, spread evenly over an epoch, "
-        "so that an update holds many problems",
+        help="a problem's pairs are taken in runs of at most so many, spread evenly over an epoch, so that an update "
+        "holds many problems",
     )
     parser.add_argument(
         "--train.separate_sequences_enable",
