@@ -50,19 +50,29 @@ main(sys.argv[1:])
 HURT_TITLES = ("ray::RolloutRayActor", "VLLM::EngineCore")
 #: A program that kills them, one after the fifth and one after the twentieth problem, with others in flight.
 HURT = f"""
-import sys, psutil
+import os, sys, time, psutil
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.rollouts.engines import Engines
 victims = dict(zip((5, 20), {HURT_TITLES}))
 run = Engines.run
+def kill(title):
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        there = {{process.pid: process for process in psutil.process_iter(["ppid", "cmdline"])}}
+        below, size = {{os.getpid()}}, 0
+        while size < len(below):
+            size = len(below)
+            below |= {{process.pid for process in there.values() if process.info["ppid"] in below}}
+        called = [there[pid] for pid in below & there.keys() if title in " ".join(there[pid].info["cmdline"] or ())]
+        if called:
+            max(called, key=psutil.Process.create_time).kill()
+            return print("killed", title)
+        time.sleep(0.5)
+    sys.exit(f"no {{title}} to kill: {{[(pid, there[pid].info) for pid in below & there.keys()]}}")
 def run_and_kill(self, jobs, ahead):
     for number, result in enumerate(run(self, jobs, ahead=4)):
         if title := victims.get(number):
-            below = {{process.pid for process in psutil.Process().children(recursive=True)}}
-            there = [process for process in psutil.process_iter(["cmdline"]) if process.pid in below]
-            called = [process for process in there if title in " ".join(process.info["cmdline"] or ())]
-            max(called, key=psutil.Process.create_time).kill()
-            print("killed", title)
+            kill(title)
         yield result
 Engines.run = run_and_kill
 sys.exit(main(sys.argv[1:]))
