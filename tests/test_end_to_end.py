@@ -136,7 +136,7 @@ class Pipeline:
         " --output @"
     )
     evaluate = (
-        "evaluate --task running_value --problems @test.jsonl --q_problems 8 --q_rollouts 4 --output @evaluation"
+        "evaluate --task running_value --problems @syn.jsonl --q_problems 8 --q_rollouts 4 --output @evaluation"
         + (" --models sft=@sft step_dpo=@step_dpo")
     )
     report = "report --evaluation @evaluation --values @values --output @report"
@@ -153,7 +153,6 @@ class Pipeline:
     def run(self) -> None:
         self.here(self.problems.format("syn", 1, 3000, "own/problems.jsonl"))
         self.here(self.problems.format("syn", 0, PROBLEMS, "syn.jsonl"))
-        self.here(self.problems.format("test", 0, 40, "test.jsonl"))
         self.here("new_model --task running_value --width 64 --layers 1 --heads 2 --max_len 64 --output @new")
         self.here("build sft --task running_value --input @own --tokenizer @new --output @sft.jsonl")
         self.done(f"launch --num_processes 1 openrlhf_negdata.cli.train_sft {self.sft} --train.max_epochs 1")
@@ -420,7 +419,7 @@ def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeli
 
 
 def test_every_policy_is_evaluated_on_every_problem_and_reported(pipeline):
-    problems = read_problems(pipeline.root / "test.jsonl", TASK)
+    problems = read_problems(pipeline.root / "syn.jsonl", TASK)
     for arm in ("sft", "step_dpo"):
         told = json.loads((pipeline.root / "evaluation" / f"{arm}.json").read_text())
         assert len(told["wrong"]) == len(told["trace_wrong"]) == sum(told["outcomes"].values()) == len(problems)
@@ -438,6 +437,14 @@ def test_every_policy_is_evaluated_on_every_problem_and_reported(pipeline):
     summary = json.loads((pipeline.root / "report" / "summary.json").read_text())
     assert list(summary["arms"]) == ["sft", "step_dpo"]
     assert "<html" in (pipeline.root / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_q_by_step_of_a_policy_is_what_its_rollouts_were_valued_by(pipeline):
+    """One driver draws for both commands, and the draws depend on what is asked alone: of the solutions of the same
+    problems, `evaluate` counts the very rollouts that `value --value.solutions` made."""
+    told = json.loads((pipeline.root / "evaluation" / "sft.json").read_text())["q_by_step"]
+    values = [row for row in Run.open(pipeline.root / "values").read("values") if row.sample == -1][:8]
+    assert told == {"correct": [row.correct for row in values], "count": [row.count for row in values]}
 
 
 def test_a_command_that_is_done_starts_no_engine_and_changes_no_file(pipeline, monkeypatch, capsys):
