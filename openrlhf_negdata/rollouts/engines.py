@@ -103,7 +103,7 @@ class Engines:
     def __enter__(self) -> Engines:
         host.check_release()
         if not self.flags["ray.address"]:
-            _ask_for_a_token()
+            ask_for_a_token()
         import ray
 
         flags, on_cpu = self.flags, cpu.without_cuda()
@@ -116,12 +116,7 @@ class Engines:
                 raise UserError(
                     "--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines"
                 )
-            environment |= {
-                "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-                "DS_ACCELERATOR": "cpu",
-            }
-            environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (2 * engines)))}
-            environment |= {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+            environment |= cpu.engine_environment(engines)
         if flags["ray.address"]:
             ray.init(address=flags["ray.address"], runtime_env={"env_vars": environment}, log_to_driver=False)
         else:
@@ -273,7 +268,7 @@ class Engines:
                 following += 1
 
 
-def _ask_for_a_token() -> None:
+def ask_for_a_token() -> None:
     """A private Ray listens on all interfaces: whoever can reach a port of it could run code here, so it is to ask for
     a token that this process and its children alone know. Ray reads the mode when it is imported."""
     if "RAY_AUTH_MODE" in os.environ:
