@@ -1,5 +1,5 @@
-"""The command of PPO with step advantages, which writes down, in ``$PPO_PROBE``, what the executor returned and what the
-policy's loss was given. It changes neither."""
+"""The command of PPO with step advantages, which writes down, in ``$PPO_PROBE``, what the executor returned and what
+the policy's loss was given. It changes neither."""
 
 import json
 import os

@@ -4,10 +4,10 @@
     --actor.model_name_or_path MODEL --algo.advantage.estimator reinforce --algo.kl.init_coef 0 --vllm.num_engines 4
     --vllm.enable_prefix_caching --ckpt.output_dir OUT [flags of openrlhf.cli.train_ppo_ray]
 
-Every answer that the policy samples is graded by the task and valued by rollouts of the policy that sampled it, in the
-same engines; every token of a step has the advantage of its step. The trainer, its losses, logs and checkpoints are
-OpenRLHF's, and so are all other flags. --data.prompt_dataset and --eval.dataset are problems, in any form that `negdata
-sample` reads. What it costs, and which flags do not go with it: docs/ppo.md.
+Every answer that the policy samples is graded by the task and valued by rollouts of the policy that sampled it, in
+the same engines; every token of a step has the advantage of its step. The trainer, its losses, logs and checkpoints
+are OpenRLHF's, and so are all other flags. --data.prompt_dataset and --eval.dataset are problems, in any form that
+`negdata sample` reads. What it costs, and which flags do not go with it: docs/ppo.md.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ NEEDED: dict[str, tuple[Any, str]] = {
     "data.input_key": ("input", "the task reads the problems and writes the prompts"),
     "data.label_key": (None, "the task reads the problems and writes the prompts"),
     "data.input_template": (None, "the task reads the problems and writes the prompts"),
+    "data.prompt_split": ("train", "name the split in --data.prompt_dataset hf:NAME:CONFIG:SPLIT"),
+    "eval.split": ("train", "name the split in --eval.dataset hf:NAME:CONFIG:SPLIT"),
     "data.max_images_per_prompt": (0, "prompts are text"),
     "use_ms": (False, "models are folders, or in the Hugging Face cache"),
 }

@@ -8,9 +8,9 @@ from openrlhf_negdata.rollouts.worker import WeightsWorker
 
 
 class StoreWeightsWorker(WeightsWorker):
-    """In the place of OpenRLHF's WorkerWrap (openrlhf/trainer/ray/vllm_worker_wrap.py), which receives into CUDA memory
-    and loads weight by weight. vLLM on CPU repacks its linear layers, so that one weight alone is not loaded; all are
-    kept until the last is there, and loaded as vLLM reloads a model."""
+    """In the place of OpenRLHF's WorkerWrap (openrlhf/trainer/ray/vllm_worker_wrap.py), which receives into CUDA
+    memory and loads weight by weight. vLLM on CPU repacks its linear layers, so that one weight alone is not loaded:
+    all are kept until the last is there, and loaded as vLLM reloads a model."""
 
     def init_process_group(
         self,
