@@ -234,9 +234,9 @@ def _no_cuda_calls() -> None:
         def __format__(self, _: str) -> str:
             return "0"
 
-    torch.cuda.synchronize = lambda *_, **__: None
-    torch.cuda.current_stream = lambda *_, **__: None
-    torch.cuda.current_device = lambda: Host("cpu")
+    cuda: Any = torch.cuda
+    cuda.synchronize = cuda.current_stream = lambda *_, **__: None
+    cuda.current_device = lambda: Host("cpu")
 
 
 def _send_weights_over_a_store() -> None:
@@ -263,8 +263,10 @@ def _use_cpu_engines() -> None:
     import openrlhf.trainer.ray.vllm_engine as host
     import ray
 
-    class CPURolloutRayActor(host.RolloutRayActor.__ray_actor_class__):  # type: ignore[name-defined]
-        async def __init__(self, *args: Any, **kwargs: Any) -> None:
+    base: Any = host.RolloutRayActor.__ray_actor_class__
+
+    class CPURolloutRayActor(base):
+        async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
             kwargs |= {"worker_extension_cls": "openrlhf_negdata.ppo.worker.StoreWeightsWorker", "enforce_eager": True}
             await super().__init__(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Step advantages inside OpenRLHF's PPO: from steps to tokens, what is refused, and a run that is read on both sides."""
+"""Step advantages inside OpenRLHF's PPO: from steps to tokens, what is refused, and a run read on both sides."""
 
 import json
 import os
@@ -14,7 +14,6 @@ from openrlhf_negdata import cpu
 from openrlhf_negdata.cli import train_ppo_ray
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.flags import made
 from openrlhf_negdata.ppo.settings import NEEDED, NEEDED_ON_CPU, StepAdvantage, check
 
 HERE = Path(__file__).parent
@@ -172,14 +171,36 @@ def test_a_mistake_in_our_own_flags_is_one_line(capsys):
         assert says in line
 
 
+def test_what_an_actor_raised_or_that_it_died_is_one_line():
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    def told(error):
+        """As Ray tells the driver of it, when the trainer was told of it by an engine."""
+        for actor in ("RolloutRayActor", "PPOTrainer"):
+            error = RayTaskError(actor, "Traceback (most recent call last): ...", error).as_instanceof_cause()
+        return error
+
+    mistake, fault = UserError("the grader returned None"), ZeroDivisionError()
+    assert train_ppo_ray.cause(mistake) is mistake
+    assert train_ppo_ray.cause(told(mistake)) is mistake
+    assert train_ppo_ray.cause(told(fault)) is fault
+    died = train_ppo_ray.cause(told(ActorDiedError()))
+    assert isinstance(died, UserError)
+    assert "--ckpt.load_enable" in str(died)
+    assert "\n" not in str(died)
+
+
 def test_prompts_are_the_tasks_own(tmp_path):
     from openrlhf_negdata.tasks import load
 
     problems = tmp_path / "problems.jsonl"
     problems.write_text(json.dumps({"question": "What is 9 + 9?", "gold": "#### 18"}) + "\n", encoding="utf-8")
     task = load("gsm8k")
-    (row,) = map(json.loads, open(train_ppo_ray.write_prompts(str(problems), task, tmp_path / "prompts.jsonl")))
-    assert row == {"input": task.prompt("What is 9 + 9?"), "label": task.read_gold("#### 18")}
+    written = train_ppo_ray.write_prompts(str(problems), task, tmp_path / "prompts.jsonl")
+    assert json.loads(Path(written).read_text(encoding="utf-8")) == {
+        "input": task.prompt("What is 9 + 9?"),
+        "label": task.read_gold("#### 18"),
+    }
 
 
 # A run on CPU, read on both sides: what the executor returned, and what the policy's loss was given.

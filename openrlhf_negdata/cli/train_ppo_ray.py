@@ -78,9 +78,27 @@ def main(argv: list[str] | None = None) -> int:
         config.hierarchize = prepared
         sys.argv = [sys.argv[0], *theirs]
         runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
-    except ENDS as error:
-        return end(parser.prog, error)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = cause(error)
+        if not isinstance(reason, ENDS):
+            raise
+        return end(parser.prog, reason)
     return 0
+
+
+def cause(error: BaseException) -> BaseException:
+    """What ended a run: ``error`` itself, or what an actor of Ray raised, or that one died."""
+    if "ray" in sys.modules:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        while isinstance(error, RayTaskError):
+            error = error.cause
+        if isinstance(error, RayActorError):
+            return UserError(
+                "an engine, a model or the trainer died; the same command with --ckpt.load_enable goes on from the "
+                f"last checkpoint (--ckpt.save_steps). {' '.join(str(error).split())}"
+            )
+    return error
 
 
 def prepare(flags: dict[str, Any], settings: StepAdvantage, task: Task, trusted: bool, on_cpu: bool) -> None:

@@ -26,7 +26,7 @@ class StoreWeightsWorker(WeightsWorker):
         from vllm.distributed.utils import StatelessProcessGroup
 
         rank = torch.distributed.get_rank() + rank_offset
-        self.group = StatelessProcessGroup.create(
+        self.group: Any = StatelessProcessGroup.create(
             host=master_address, port=master_port, rank=rank, world_size=world_size
         )
         self.arrived: list[tuple[str, Any]] = []
