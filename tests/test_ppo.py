@@ -206,41 +206,28 @@ def test_prompts_are_the_tasks_own(tmp_path):
 # A run on CPU, read on both sides: what the executor returned, and what the policy's loss was given.
 
 
-@pytest.fixture(scope="module")
-def run(tiny_model, tmp_path_factory):
-    """Four updates of 16 answers, and evaluations of 4 problems after the second and the fourth."""
-    folder = tmp_path_factory.mktemp("ppo")
+def train(folder, model, *more):
+    """Updates of 16 answers. What the executors returned, for training and evaluation, and what the loss was given."""
     (folder / "probe").mkdir()
     for name, count in (("train", 16), ("test", 4)):
         words = ["--split", "syn", "--count", count, "--output", folder / f"{name}.jsonl"]
         assert main(["problems", "--task", "running_value", *map(str, words)]) == 0
     words = ["--step_advantage.task", HERE / "parity_task.py", "--step_advantage.n_rollouts", 4]
-    words += ["--data.prompt_dataset", folder / "train.jsonl", "--eval.dataset", folder / "test.jsonl"]
-    words += [
-        "--eval.steps",
-        2,
-        "--eval.n_samples_per_prompt",
-        2,
-        "--data.max_len",
-        64,
-        "--rollout.max_new_tokens",
-        24,
-    ]
+    words += ["--data.prompt_dataset", folder / "train.jsonl", "--data.max_len", 64, "--rollout.max_new_tokens", 24]
     words += ["--rollout.batch_size", 8, "--rollout.n_samples_per_prompt", 2, "--rollout.micro_batch_size", 4]
-    words += ["--train.batch_size", 16, "--train.micro_batch_size", 4, "--train.num_episodes", 2]
+    words += ["--train.batch_size", 16, "--train.micro_batch_size", 4]
     words += ["--algo.advantage.estimator", "reinforce", "--algo.kl.init_coef", 0]
     # So that OpenRLHF hands the engine's log-probabilities to the loss, which changes as good as nothing of it.
     words += ["--algo.advantage.is_correction_level", "token", "--algo.advantage.is_correction_mode", "clip"]
     words += ["--algo.advantage.is_correction_threshold", 0, 1000]
-    words += ["--actor.model_name_or_path", tiny_model, "--actor.num_gpus_per_node", 1, "--actor.adam.lr", 1e-2]
-    words += ["--vllm.num_engines", 1, "--vllm.enable_prefix_caching", "--ckpt.best_metric_key", "none"]
-    words += ["--ckpt.output_dir", folder / "out", "--ckpt.path", folder / "ckpt"]
+    words += ["--actor.model_name_or_path", model, "--actor.adam.lr", 1e-2, "--vllm.enable_prefix_caching"]
+    words += ["--ckpt.output_dir", folder / "out", "--ckpt.path", folder / "ckpt", "--ckpt.best_metric_key", "none"]
     environment = os.environ | {
         "PPO_PROBE": str(folder / "probe"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))),
         "HF_DATASETS_CACHE": str(folder / "datasets"),
     }
-    command = [sys.executable, str(HERE / "ppo_probe.py"), *map(str, words)]
+    command = [sys.executable, str(HERE / "ppo_probe.py"), *map(str, [*words, *more])]
     with open(folder / "log", "w+", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder, timeout=500)
         log.seek(0)
@@ -252,12 +239,20 @@ def run(tiny_model, tmp_path_factory):
 
     answers = rows("executor")
     return SimpleNamespace(
-        folder=folder,
         told=told,
         trained=[row for row in answers if "step_advantage" in row["logs"]],
         evaluated=[row for row in answers if "step_advantage" not in row["logs"]],
         loss=rows("loss"),
     )
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model, tmp_path_factory):
+    """Four updates, and evaluations of 4 problems after the second and the fourth."""
+    folder = tmp_path_factory.mktemp("ppo")
+    evaluation = ["--eval.dataset", folder / "test.jsonl", "--eval.steps", 2, "--eval.n_samples_per_prompt", 2]
+    one = ["--actor.num_gpus_per_node", 1, "--vllm.num_engines", 1, "--train.num_episodes", 2]
+    return train(folder, tiny_model, *one, *evaluation)
 
 
 def key(log_probs):
@@ -269,16 +264,25 @@ def of_actions(row, name):
     return [number for number, action in zip(row[name], row["mask"], strict=True) if action]
 
 
-def test_advantages_reach_the_loss_token_for_token(run):
+def assert_that_the_loss_was_given_what_the_executors_returned(run, answers):
     returned = {}
     for answer in run.trained:
         ((start, end),) = answer["action_ranges"]
         returned[key(answer["rollout_log_probs"][start:end])] = answer["logs"]["step_advantage"][start - 1 : end - 1]
-    assert len(run.loss) == len(returned) == len(run.trained) == 4 * 16
+    assert len(run.loss) == len(returned) == len(run.trained) == answers
     for row in run.loss:
         assert key(of_actions(row, "advantages")) == key(returned.pop(key(of_actions(row, "rollout"))))
         assert not any(number for number, action in zip(row["advantages"], row["mask"], strict=True) if not action)
     assert not returned
+
+
+def test_advantages_reach_the_loss_token_for_token(run):
+    assert_that_the_loss_was_given_what_the_executors_returned(run, 4 * 16)
+
+
+def test_advantages_reach_the_loss_where_engines_and_ranks_are_several_and_asynchronous(tiny_model, tmp_path):
+    several = ["--train.async_enable", "--actor.num_gpus_per_node", 2, "--vllm.num_engines", 2]
+    assert_that_the_loss_was_given_what_the_executors_returned(train(tmp_path, tiny_model, *several), 2 * 16)
 
 
 def test_the_run_holds_what_could_go_wrong(run):
