@@ -112,12 +112,7 @@ def prepare(flags: dict[str, Any], settings: StepAdvantage, task: Task, trusted:
     for flag in ("data.prompt_dataset", "eval.dataset"):
         if flags[flag]:
             flags[flag] = write_prompts(flags[flag], task, prompts / f"{flag}.jsonl")
-    flags |= {
-        "data.input_key": "input",
-        "data.label_key": "label",
-        "data.prompt_split": "train",
-        "eval.split": "train",
-    }
+    flags["data.label_key"] = "label"
     flags["train.agent_func_path"] = str(Path(trainer.__file__).with_name("executor.py"))
     flags[SECTION] = settings
     trainer.install()
