@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     given = _parse(args.arm, kind, args.flags)
     arm = flags.made(kind, given, seed=given.seed)
     folder, output, sizes = _input(given), Path(given.output), _sizes(given)
+    hub_folder = hub.Folder(Path(given.local_dir), output) if given.local_dir else None
     made = Run.open(folder) if folder and (folder / "manifest.json").is_file() else None
     task = _task(given.task, made)
     files = _files(output, args.arm, arm, given, folder, made, task)
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
             how = "" if given.skip_bad_rows else " (--skip_bad_rows leaves such rows out)"
             raise UserError(f"{error}{how}") from None
         files.commit()
-    if given.local_dir:
-        hub.write(Path(given.local_dir), output)
+    if hub_folder:
+        hub_folder.write()
     if given.push_to_hub:
         hub.push(given.push_to_hub, output)
 
