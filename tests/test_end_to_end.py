@@ -50,19 +50,29 @@ main(sys.argv[1:])
 HURT_TITLES = ("ray::RolloutRayActor", "VLLM::EngineCore")
 #: A program that kills them, one after the fifth and one after the twentieth problem, with others in flight.
 HURT = f"""
-import sys, psutil
+import os, sys, time, psutil
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.rollouts.engines import Engines
 victims = dict(zip((5, 20), {HURT_TITLES}))
 run = Engines.run
+def kill(title):
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        there = {{process.pid: process for process in psutil.process_iter(["ppid", "cmdline"])}}
+        below, size = {{os.getpid()}}, 0
+        while size < len(below):
+            size = len(below)
+            below |= {{process.pid for process in there.values() if process.info["ppid"] in below}}
+        called = [there[pid] for pid in below & there.keys() if title in " ".join(there[pid].info["cmdline"] or ())]
+        if called:
+            max(called, key=psutil.Process.create_time).kill()
+            return print("killed", title)
+        time.sleep(0.5)
+    sys.exit(f"no {{title}} to kill: {{[(pid, there[pid].info) for pid in below & there.keys()]}}")
 def run_and_kill(self, jobs, ahead):
     for number, result in enumerate(run(self, jobs, ahead=4)):
         if title := victims.get(number):
-            below = {{process.pid for process in psutil.Process().children(recursive=True)}}
-            there = [process for process in psutil.process_iter(["cmdline"]) if process.pid in below]
-            called = [process for process in there if title in " ".join(process.info["cmdline"] or ())]
-            max(called, key=psutil.Process.create_time).kill()
-            print("killed", title)
+            kill(title)
         yield result
 Engines.run = run_and_kill
 sys.exit(main(sys.argv[1:]))
@@ -126,7 +136,7 @@ class Pipeline:
         " --output @"
     )
     evaluate = (
-        "evaluate --task running_value --problems @test.jsonl --q_problems 8 --q_rollouts 4 --output @evaluation"
+        "evaluate --task running_value --problems @syn.jsonl --q_problems 8 --q_rollouts 4 --output @evaluation"
         + (" --models sft=@sft step_dpo=@step_dpo")
     )
     report = "report --evaluation @evaluation --values @values --output @report"
@@ -143,7 +153,6 @@ class Pipeline:
     def run(self) -> None:
         self.here(self.problems.format("syn", 1, 3000, "own/problems.jsonl"))
         self.here(self.problems.format("syn", 0, PROBLEMS, "syn.jsonl"))
-        self.here(self.problems.format("test", 0, 40, "test.jsonl"))
         self.here("new_model --task running_value --width 64 --layers 1 --heads 2 --max_len 64 --output @new")
         self.here("build sft --task running_value --input @own --tokenizer @new --output @sft.jsonl")
         self.done(f"launch --num_processes 1 openrlhf_negdata.cli.train_sft {self.sft} --train.max_epochs 1")
@@ -410,7 +419,7 @@ def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeli
 
 
 def test_every_policy_is_evaluated_on_every_problem_and_reported(pipeline):
-    problems = read_problems(pipeline.root / "test.jsonl", TASK)
+    problems = read_problems(pipeline.root / "syn.jsonl", TASK)
     for arm in ("sft", "step_dpo"):
         told = json.loads((pipeline.root / "evaluation" / f"{arm}.json").read_text())
         assert len(told["wrong"]) == len(told["trace_wrong"]) == sum(told["outcomes"].values()) == len(problems)
@@ -428,6 +437,14 @@ def test_every_policy_is_evaluated_on_every_problem_and_reported(pipeline):
     summary = json.loads((pipeline.root / "report" / "summary.json").read_text())
     assert list(summary["arms"]) == ["sft", "step_dpo"]
     assert "<html" in (pipeline.root / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_q_by_step_of_a_policy_is_what_its_rollouts_were_valued_by(pipeline):
+    """One driver draws for both commands, and the draws depend on what is asked alone: of the solutions of the same
+    problems, `evaluate` counts the very rollouts that `value --value.solutions` made."""
+    told = json.loads((pipeline.root / "evaluation" / "sft.json").read_text())["q_by_step"]
+    values = [row for row in Run.open(pipeline.root / "values").read("values") if row.sample == -1][:8]
+    assert told == {"correct": [row.correct for row in values], "count": [row.count for row in values]}
 
 
 def test_a_command_that_is_done_starts_no_engine_and_changes_no_file(pipeline, monkeypatch, capsys):

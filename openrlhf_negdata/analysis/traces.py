@@ -10,7 +10,8 @@ from typing import Any
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.rollouts.store import Run, StepValues
-from openrlhf_negdata.steps.values import Estimator, advantages
+from openrlhf_negdata.steps.credit import credit
+from openrlhf_negdata.steps.values import Estimator
 from openrlhf_negdata.tasks import CORRECT, WRONG
 
 
@@ -36,7 +37,7 @@ class ShownTrace:
     @property
     def advantages(self) -> list[float]:
         """One number a step, in [-1, 1]; NaN where unknown."""
-        return advantages(self.q)
+        return credit(self.values, self.outcome)
 
     @property
     def pit(self) -> int | None:
@@ -67,7 +68,7 @@ def choose_traces(
     drop = {}
     for key, row in values.items():
         if row.step_ends:
-            known = [a for a in advantages(Estimator().q(row, traces[key].outcome)) if not math.isnan(a)]
+            known = [a for a in credit(row, traces[key].outcome) if not math.isnan(a)]
             drop[key] = min(known, default=0.0)
     chosen = []
     for outcome, places in ((WRONG, count - count // 2), (CORRECT, count // 2)):

@@ -18,7 +18,6 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,12 @@ from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_re
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.forms import ACCEPTED
-from openrlhf_negdata.grading import grade_rows
+from openrlhf_negdata.grading import TIMEOUT, grade_rows
 from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import decode_responses, encode_prompt
-from openrlhf_negdata.steps.split import split_steps
+from openrlhf_negdata.rollouts.sampling import decode_responses, encode_prompt, encode_response
+from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueRun
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import PRESETS
 from openrlhf_negdata.tasks import CORRECT, OUTCOMES, Problem, Task, load
 
 
@@ -122,7 +123,8 @@ def run(args: argparse.Namespace) -> None:
     groups = _groups(owed_now(), exam, flags)
     with tqdm(total=sum(len(group.arms) for group in groups), desc="evaluate", unit="policy") as bar:
         for group in groups:
-            with engines.Engines(next(iter(group.arms.values())), group.longest, flags) as running:
+            first = next(iter(group.arms.values()))
+            with engines.Engines(first, group.longest, flags, EXECUTOR) as running:
                 for name, model in group.arms.items():
                     running.load(model)
                     told = {
@@ -133,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
                         "problems": len(problems),
                     }
                     told |= _greedy(running, exam, group)
-                    told["q_by_step"] = _q_by_step(running, exam, group, revisions[name])
+                    told["q_by_step"] = _q_by_step(running, exam, group, first, revisions[name], flags)
                     write_json(output / f"{name}.json", told)
                     bar.update()
     for name in arms:
@@ -194,29 +196,31 @@ def _greedy(running: engines.Engines, exam: Exam, group: Group) -> dict[str, Any
     }
 
 
-def _q_by_step(running: engines.Engines, exam: Exam, group: Group, revision: str) -> dict[str, list[list[int]]] | None:
+def _q_by_step(
+    running: engines.Engines, exam: Exam, group: Group, tokenizer: Path, revision: str, flags: dict[str, Any]
+) -> dict[str, list[list[int]]] | None:
+    """Rollouts of the policy from before each step of the solutions: how many were right, and how many were made. Of
+    a solution longer than an answer may be, none."""
     if not exam.q_problems:
         return None
-    starts: list[tuple[Problem, list[list[int]]]] = []
-    for problem in exam.q_problems:
-        ids = group.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
-        prefixes = [ids[:start] for start, _ in split_steps(ids, group.tokenizer, exam.task)]
-        starts.append((problem, [prefix for prefix in prefixes if len(prefix) < exam.max_tokens]))
-    asked = [(problem, prefix) for problem, prefixes in starts for prefix in prefixes]
-
-    def request(problem: Problem, prefix: list[int]) -> engines.Request:
-        prompt = group.prompts[problem.id]
-        seed = engines.content_seed((revision, exam.seed), prompt, prefix)
-        return engines.Request([*prompt, *prefix], exam.q_rollouts, exam.max_tokens - len(prefix), seed)
-
-    def rows() -> Iterator[tuple[str, str, str | None]]:
-        generated = running.generate((request(*one) for one in asked), exam.sampling)
-        for (problem, prefix), continuations in zip(asked, generated, strict=True):
-            texts = decode_responses(group.tokenizer, [[*prefix, *c.token_ids] for c in continuations])
-            for text, continuation in zip(texts, continuations, strict=True):
-                yield problem.gold, text, continuation.finish_reason
-
-    grades = grade_rows(exam.task, rows())  # one pool of graders for all prefixes
-    rollouts = range(exam.q_rollouts)
-    correct = [[sum(next(grades).outcome == CORRECT for _ in rollouts) for _ in prefixes] for _, prefixes in starts]
-    return {"correct": correct, "count": [[exam.q_rollouts] * len(right) for right in correct]}
+    run = ValueRun(
+        task=exam.task.source or exam.task.name,
+        identity=exam.task.identity,
+        timeout=TIMEOUT,
+        tokenizer=str(tokenizer.resolve()),
+        model=revision,
+        segmentation=PRESETS["task"],
+        sampling=exam.sampling,
+        max_tokens=exam.max_tokens,
+        budget=Budget(n_rollouts=exam.q_rollouts),
+        seed=exam.seed,
+        trust_remote_code=flags["model.trust_remote_code"],
+    )
+    solutions = [encode_response(group.tokenizer, str(problem.solution)) for problem in exam.q_problems]
+    jobs = [
+        ValueJob(run, group.prompts[problem.id], problem.gold, [(ids, CORRECT)] if len(ids) <= exam.max_tokens else [])
+        for problem, ids in zip(exam.q_problems, solutions, strict=True)
+    ]
+    results = zip(jobs, solutions, running.run(jobs, AHEAD), strict=True)
+    counts = [result.counts(0, ids) if job.answers else ([], []) for job, ids, result in results]
+    return {"correct": [correct for correct, _ in counts], "count": [count for _, count in counts]}

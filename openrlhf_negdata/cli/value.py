@@ -25,24 +25,20 @@ from pathlib import Path
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from openrlhf_negdata import models, steps
+from openrlhf_negdata import models
 from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.cli.show import show
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.sampling import encode_response
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
-from openrlhf_negdata.steps.jobs import ValueJob, ValueResult, ValueRun
+from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueResult, ValueRun
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Answer, Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
 from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, TIMED_OUT, TRUNCATED, WRONG, Task
 
 #: Flags that say which answers are valued, without their section.
 WHICH = ("wrong_per_problem", "correct_per_problem", "skip_all_right", "skip_all_wrong")
-#: The file that the rollout actors load.
-EXECUTOR = Path(steps.__file__).with_name("executor.py")
-#: Problems an engine works on at a time: their rollouts keep it full.
-AHEAD = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,14 +205,11 @@ def _write(
         first = traces[0]
         for prefix, draws in result.draws.items():
             seed = run.seed_of(list(first.prompt_ids or ()), prefix)
-            for i, draw in enumerate(draws):
-                rollouts.append(Rollout(first.problem, list(prefix), draw.token_ids, draw.outcome, seed + i))
-        right = {prefix: sum(draw.outcome == CORRECT for draw in draws) for prefix, draws in result.draws.items()}
-        for trace, ends, pit in zip(traces, result.step_ends, result.pits, strict=True):
-            prefixes = Answer(trace.token_ids or (), ends, False).prefixes()
-            counts = [len(result.draws.get(prefix, ())) for prefix in prefixes]
-            correct = [right.get(prefix, 0) for prefix in prefixes]
-            values.append(StepValues(trace.problem, trace.sample, ends, correct, counts, pit))
+            for nth, draw in enumerate(draws):
+                rollouts.append(Rollout(first.problem, list(prefix), draw.token_ids, draw.outcome, seed + nth))
+        for i, (trace, pit) in enumerate(zip(traces, result.pits, strict=True)):
+            correct, counts = result.counts(i, trace.token_ids or ())
+            values.append(StepValues(trace.problem, trace.sample, result.step_ends[i], correct, counts, pit))
         speed.update(
             prefixes=len(result.draws), prompt_tokens=result.prompt_tokens, cached_tokens=result.cached_tokens
         )

@@ -17,7 +17,8 @@ import numpy as np
 from openrlhf_negdata import __version__
 from openrlhf_negdata.datasets.rows import Account, Answered, Row
 from openrlhf_negdata.files import replacing
-from openrlhf_negdata.steps.values import Estimator, advantages
+from openrlhf_negdata.steps.credit import credit
+from openrlhf_negdata.steps.values import Estimator
 
 #: Edges of the histogram of advantages.
 EDGES = np.linspace(-1, 1, 11)
@@ -35,7 +36,7 @@ class Figures:
 
     def see(self, known: Answered, estimator: Estimator) -> None:
         self.outcomes.update(str(trace.outcome) for trace in known.traces)
-        steps = [a for trace, values in known.valued() for a in advantages(estimator.q(values, str(trace.outcome)))]
+        steps = [a for trace, values in known.valued() for a in credit(values, trace.outcome, estimator)]
         if steps:
             self.steps += np.histogram([a for a in steps if not math.isnan(a)], EDGES)[0]
 

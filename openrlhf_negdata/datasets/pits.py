@@ -25,9 +25,10 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag, flags_of
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.steps.credit import credit
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Budget
 from openrlhf_negdata.steps.rules import PITS
-from openrlhf_negdata.steps.values import Estimator, advantages, halves
+from openrlhf_negdata.steps.values import Estimator, halves
 from openrlhf_negdata.tasks import CORRECT
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class AtPits(Limited, ValuedArm):
         pit = self.estimator.first_pit(values, str(trace.outcome))
         if pit is None:
             return "no_pit"
-        drop = -advantages(q)[pit]
+        drop = q[pit] - q[pit + 1]
         if values.pit is None and (not drop > 0 or drop < self.min_drop):
             return "pit_drop_too_small"
         edges = [0, *values.step_ends]
@@ -147,5 +148,5 @@ def _split_sample(known: Answered, estimator: Estimator, positives: bool) -> Ite
             continue
         pit = estimator.first_pit(even, outcome)
         if pit is not None:
-            chose, other = (-advantages(estimator.q(half, outcome))[pit] for half in (even, odd))
+            chose, other = (-credit(half, outcome, estimator)[pit] for half in (even, odd))
             yield chose, other

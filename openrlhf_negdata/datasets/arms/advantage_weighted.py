@@ -3,14 +3,13 @@ et al. 2024, equation 4); or A / beta itself, the policy gradient's, which is ne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn_in_order, sft_row
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.store import StepValues, Trace
-from openrlhf_negdata.steps.values import advantages
+from openrlhf_negdata.steps.credit import credit, spread
 
 NORMALISE = ("none", "answer", "set")
 WEIGHTS = ("exp", "advantage")
@@ -47,13 +46,12 @@ class AdvantageWeighted(Limited, ValuedArm):
             weights = self._weights(trace, values)
             mean = _weighed(weights, values.step_ends) / values.step_ends[-1]
             over = {"none": 1.0, "answer": mean, "set": self.mean}[self.normalise] or 1.0  # all weights may be 0
-            steps = advantages(self.estimator.q(values, str(trace.outcome)))
             yield sft_row(
                 known,
                 trace,
                 outcome=trace.outcome,
                 step_ends=values.step_ends,
-                advantages=[round(advantage, 4) for advantage in steps],
+                advantages=[round(advantage, 4) for advantage in credit(values, trace.outcome, self.estimator)],
                 weights=[round(weight / over, 6) for weight in weights],
             )
 
@@ -61,17 +59,12 @@ class AdvantageWeighted(Limited, ValuedArm):
         return drawn_in_order(list(known.valued()), self.per_problem, known.rng(self.seed))
 
     def _weights(self, trace: Trace, values: StepValues) -> list[float]:
-        steps = advantages(self.estimator.q(values, str(trace.outcome)))
-        if self.weights == "advantage":
-            return [max(-self.max_weight, min(advantage / self.beta, self.max_weight)) for advantage in steps]
-        most = self.beta * math.log(self.max_weight)
-        return [math.exp(min(advantage, most) / self.beta) for advantage in steps]
+        return credit(values, trace.outcome, self.estimator, self.weights, self.beta, self.max_weight)
 
 
 def _weighed(weights: list[float], step_ends: list[int]) -> float:
     """The sum of the weights' sizes over tokens."""
-    starts = [0, *step_ends[:-1]]
-    return sum(abs(weight) * (end - start) for weight, start, end in zip(weights, starts, step_ends, strict=True))
+    return float(abs(spread(weights, step_ends)).sum())
 
 
 arm = AdvantageWeighted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn_in_order, source
 from openrlhf_negdata.flags import flag
+from openrlhf_negdata.steps.credit import credit
 
 if TYPE_CHECKING:
     from openrlhf_negdata.datasets.source import Source
@@ -44,7 +45,7 @@ class Prm(Limited, ValuedArm):
         account.cap(len(taken), len(said))
         for trace, values in taken:
             prompt, *steps = self._texts(known.prompt_ids or [], trace.token_ids or [], values.step_ends)
-            q = self.estimator.q(values, str(trace.outcome))[1:]
+            q = credit(values, trace.outcome, self.estimator, "q")
             if not steps[-1]:
                 # The end of the sequence alone is no text that could be labelled: the step before it ends the answer.
                 del steps[-1], q[-2]

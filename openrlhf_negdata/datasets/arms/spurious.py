@@ -10,7 +10,7 @@ from typing import ClassVar
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn, sft_row
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.store import Trace
-from openrlhf_negdata.steps.values import advantages
+from openrlhf_negdata.steps.credit import credit
 from openrlhf_negdata.tasks import CORRECT
 
 SEEDINGS = ("low_advantage", "recovered")
@@ -37,10 +37,7 @@ class Spurious(Limited, ValuedArm):
     tables: ClassVar[tuple[str, ...]] = ("traces", "values", "rollouts")
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
-        least = {
-            trace.sample: min(advantages(self.estimator.q(values, str(trace.outcome))))
-            for trace, values in known.valued()
-        }
+        least = {trace.sample: min(credit(values, trace.outcome, self.estimator)) for trace, values in known.valued()}
         right = sorted(
             (trace for trace, _ in known.valued() if trace.outcome == CORRECT), key=lambda trace: trace.sample
         )
@@ -79,7 +76,7 @@ class Spurious(Limited, ValuedArm):
         for trace, values in known.valued():
             if trace.outcome == CORRECT:
                 continue
-            steps = advantages(self.estimator.q(values, str(trace.outcome)))
+            steps = credit(values, trace.outcome, self.estimator)
             begun = [tuple((trace.token_ids or [])[:end]) for end in values.step_ends]
             recovered = [i for i, prefix in enumerate(begun) if prefix in right and steps[i] < 0]
             if recovered:

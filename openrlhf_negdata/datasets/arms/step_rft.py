@@ -13,7 +13,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.rollouts.engines import content_seed
 from openrlhf_negdata.rollouts.store import StepValues, Trace
-from openrlhf_negdata.steps.values import advantages
+from openrlhf_negdata.steps.credit import credit
 from openrlhf_negdata.tasks import CORRECT
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class StepRft(ValuedArm):
         return valued
 
     def _rank(self, trace: Trace, values: StepValues) -> tuple[float, int]:
-        least = min(advantages(self.estimator.q(values, str(trace.outcome))))
+        least = min(credit(values, trace.outcome, self.estimator))
         return least, content_seed(self.seed, "step-rft", trace.problem, trace.sample)
 
 
