@@ -321,7 +321,7 @@ def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> None:
     taken, once = first_steps(graded, task, tokenizer, flags["steps"])
     if budget.kind == "exhaustive" and 2 * once > taken:
         print(
-            f"negdata value: warning: {once:,} of {taken:,} first steps were taken by one answer to their problem alone, "
+            f"negdata value: warning: {once:,} of {taken:,} answers begin with a step as no other to their problem does, "
             "so rollouts from one prefix will hardly take a step twice: siblings will find few pairs. shared-prefix "
             "needs no step to be taken twice",
             file=sys.stderr,
@@ -336,7 +336,7 @@ def first_steps(graded: Run, task: Task, tokenizer: Any, steps: str) -> tuple[in
         begun = Counter[tuple[int, ...]]()
         for ids, outcome in ((trace.token_ids or [], trace.outcome) for trace in group):
             end = first_step(ids, tokenizer, task, PRESETS[steps])
-            begun[tuple(ids[:end])] += 0 < end and (end < len(ids) or outcome != TRUNCATED)
+            begun[tuple(ids[:end])] += end > 0 and (end < len(ids) or outcome != TRUNCATED)
         if begun.total() > 1:
             taken += begun.total()
             once += sum(count == 1 for count in begun.values())
