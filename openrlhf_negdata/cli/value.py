@@ -321,8 +321,8 @@ def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> None:
     taken, once = first_steps(graded, task, tokenizer, flags["steps"])
     if budget.kind == "exhaustive" and 2 * once > taken:
         print(
-            f"negdata value: warning: {once:,} of {taken:,} answers begin with a step as no other to their problem does, "
-            "so rollouts from one prefix will hardly take a step twice: siblings will find few pairs. shared-prefix "
+            f"negdata value: warning: {once:,} of {taken:,} answers begin with a step that no other to their problem "
+            "took, so rollouts will hardly take a step twice: siblings will find few pairs. shared-prefix "
             "needs no step to be taken twice",
             file=sys.stderr,
         )
