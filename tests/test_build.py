@@ -215,6 +215,21 @@ def test_siblings_set_the_best_next_step_against_the_worst(hand):
     hand.build("siblings", "--min_rollouts", 6, status=2)
 
 
+@pytest.mark.parametrize(("answers", "warns"), [("abcdefgh", True), ("aabbccdd", False), ("aabcdefg", True)])
+def test_the_dry_run_of_value_warns_where_siblings_will_find_few_pairs(hand, capsys, answers, warns):
+    """Eight answers that begin with these steps: where most begin as no other does, so will rollouts. An answer that
+    was cut off within its first step tells nothing; a sequential budget serves no siblings."""
+    for step in answers:
+        hand.trace(f"{step}\n#### 1|", "wrong")
+    hand.trace("aaaaa", "truncated")
+    graded = hand.write("grade")
+    words = ["value", "--input", graded, "--model.model_name_or_path", "none", "--output", "none", "--dry_run"]
+    assert main(list(map(str, words))) == 0
+    assert ("siblings will find few pairs" in capsys.readouterr().err) == warns
+    assert main(list(map(str, [*words, "--value.budget", "sequential"]))) == 0
+    assert "siblings" not in capsys.readouterr().err
+
+
 def test_a_right_continuation_may_come_from_the_prefix_that_the_step_makes(hand):
     """No rollout from the prompt that took `a` was right, but two made from `a` were: they are chosen from the
     prompt on, `a` and all."""

@@ -36,6 +36,7 @@ from openrlhf_negdata.files import BadRowError, Output, Reading, source_name
 from openrlhf_negdata.forms import ACCEPTED, rows_of
 from openrlhf_negdata.help import HelpFormatter
 from openrlhf_negdata.models import load_tokenizer, tokenizer_files
+from openrlhf_negdata.rollouts.sampling import beginning
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
     given = _parse(args.arm, kind, args.flags)
     arm = flags.made(kind, given, seed=given.seed)
     folder, output, sizes = _input(given), Path(given.output), _sizes(given)
+    hub_folder = hub.Folder(Path(given.local_dir), output) if given.local_dir else None
     made = Run.open(folder) if folder and (folder / "manifest.json").is_file() else None
     task = _task(given.task, made)
     files = _files(output, args.arm, arm, given, folder, made, task)
@@ -60,16 +62,16 @@ def run(args: argparse.Namespace) -> None:
     else:
         reading = Reading(given.skip_bad_rows)
         try:
-            template, tokenizer = _text(vars(given), made)
-            source = Source(folder, task, tokenizer, template, arm.tables, given.problems_from, reading)
+            template, tokenizer, begins = _text(vars(given), made)
+            source = Source(folder, task, tokenizer, template, arm.tables, given.problems_from, reading, begins)
             command = f"negdata build {shlex.join([args.arm, *args.flags])}"
             print("\n".join(build(args.arm, arm, source, files, sizes, reading, command)))
         except BadRowError as error:
             how = "" if given.skip_bad_rows else " (--skip_bad_rows leaves such rows out)"
             raise UserError(f"{error}{how}") from None
         files.commit()
-    if given.local_dir:
-        hub.write(Path(given.local_dir), output)
+    if hub_folder:
+        hub_folder.write()
     if given.push_to_hub:
         hub.push(given.push_to_hub, output)
 
@@ -111,6 +113,12 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
         "--data.apply_chat_template",
         action="store_true",
         help="with --tokenizer: write prompts with its chat template; those of a run are as they were sampled",
+    )
+    group.add_argument(
+        "--data.no_bos",
+        action="store_true",
+        help="with --tokenizer, without its template: prompts without the beginning-of-sequence token that it puts "
+        "before a text",
     )
     group.add_argument(
         "--model.trust_remote_code", action="store_true", help="run Python code that the tokenizer carries"
@@ -197,21 +205,23 @@ def _task(name: str | None, made: Run | None) -> Task:
     return load(name)
 
 
-def _text(given: dict[str, Any], made: Run | None) -> tuple[bool, Any]:
-    """Whether prompts are written with the chat template, and the tokenizer if there is one. A run was sampled with
-    both, and its set must be trained on as it was sampled."""
-    trust, template = given["model.trust_remote_code"], given["data.apply_chat_template"]
+def _text(given: dict[str, Any], made: Run | None) -> tuple[bool, Any, list[int]]:
+    """Whether prompts are written with the chat template, the tokenizer if there is one, and the ids that prompts
+    begin with. A run was sampled with all three, and its set must be trained on as it was sampled."""
+    trust, no_bos, template = given["model.trust_remote_code"], given["data.no_bos"], given["data.apply_chat_template"]
     own = load_tokenizer(given["tokenizer"], trust) if given["tokenizer"] else None
     if made is None:
         if template and own is not None and not own.chat_template:
             raise UserError(f"--data.apply_chat_template: {given['tokenizer']}: it has no chat template")
-        return template, own
+        return template, own, [] if own is None else beginning(own, template, no_bos)
     tokenizer, sampled = made.tokenizer(trust), bool(made.sampled.get("chat_template"))
     if template and not sampled:
         raise UserError(f"--data.apply_chat_template: {made.path} was sampled without it")
     if own is not None and (own.get_vocab(), own.chat_template) != (tokenizer.get_vocab(), tokenizer.chat_template):
         raise UserError(f"--tokenizer {given['tokenizer']}: {made.path} was sampled with another, which it carries")
-    return sampled, tokenizer
+    if no_bos and made.sampled.get("prompts_begin_with"):
+        raise UserError(f"--data.no_bos: {made.path} was sampled without that flag")
+    return sampled, tokenizer, made.sampled.get("prompts_begin_with", [])
 
 
 def _files(
@@ -225,6 +235,7 @@ def _files(
     for flag in (
         "seed",
         "data.apply_chat_template",
+        "data.no_bos",
         "skip_bad_rows",
         "problems",
         "size",

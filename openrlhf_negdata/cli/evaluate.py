@@ -32,7 +32,7 @@ from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
 from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import decode_responses, encode_prompt, encode_response
+from openrlhf_negdata.rollouts.sampling import beginning, decode_responses, encode_prompt, encode_response
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueRun
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
         "problems_digest": engines.content_seed(problems),
         "max_tokens": max_response_tokens(task, flags),
         "chat_template": flags["data.apply_chat_template"],
+        **({"no_bos": True} if flags["data.no_bos"] else {}),
         "q_problems": args.q_problems,
         "q_rollouts": args.q_rollouts,
         "q_sampling": vars(sampling),
@@ -166,7 +167,8 @@ def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Gr
         model = next(iter(alike.values()))
         tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
         template = flags["data.apply_chat_template"]
-        prompts = {p.id: encode_prompt(tokenizer, exam.task, p.question, template) for p in exam.problems}
+        begins = beginning(tokenizer, template, flags["data.no_bos"])
+        prompts = {p.id: encode_prompt(tokenizer, exam.task, p.question, template, begins) for p in exam.problems}
         longest = exam.max_tokens + max(map(len, prompts.values()))
         models.check_length(model, longest)
         groups.append(Group(alike, tokenizer, prompts, longest))

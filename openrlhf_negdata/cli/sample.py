@@ -19,7 +19,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import answer_problems, encode_prompt
+from openrlhf_negdata.rollouts.sampling import answer_problems, beginning, encode_prompt
 from openrlhf_negdata.rollouts.store import Run, Trace
 from openrlhf_negdata.tasks import Task, load
 
@@ -55,6 +55,11 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         help="tokens a response may have in all (default: what a small task needs, else 1024)",
     )
     parser.add_argument("--data.apply_chat_template", action="store_true", help="use the model's chat template")
+    parser.add_argument(
+        "--data.no_bos",
+        action="store_true",
+        help="without the template: leave out the beginning-of-sequence token that the tokenizer puts before a text",
+    )
     parser.add_argument("--seed", type=int, default=0, help="with the content of a request, decides its draws")
 
 
@@ -96,7 +101,8 @@ def run(args: argparse.Namespace) -> None:
     max_tokens = max_response_tokens(task, flags)
     tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
     chat_template = flags["data.apply_chat_template"]
-    prompts = (encode_prompt(tokenizer, task, problem.question, chat_template) for problem in problems)
+    begins = beginning(tokenizer, chat_template, flags["data.no_bos"])
+    prompts = (encode_prompt(tokenizer, task, problem.question, chat_template, begins) for problem in problems)
     longest = max_tokens + max(map(len, prompts))
     models.check_length(model, longest)
     settings = {
@@ -106,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
         "sampling": vars(sampling),
         "max_tokens": max_tokens,
         "chat_template": chat_template,
+        **({"prompts_begin_with": begins} if begins else {}),
         "seed": args.seed,
         "shard_size": args.shard_size,
         "problems": engines.content_seed(problems),
@@ -128,6 +135,7 @@ def run(args: argparse.Namespace) -> None:
                 sampling=sampling,
                 max_tokens=max_tokens,
                 chat_template=chat_template,
+                begins=begins,
                 seed=(settings["model"], args.seed),
             )
             with tqdm(

@@ -31,10 +31,11 @@ class Source:
         tables: Sequence[str],
         problems_from: str | None = None,
         reading: Reading | None = None,
+        begins: Sequence[int] = (),
     ) -> None:
         """``tables``: which of traces, values and rollouts are read. ``problems_from``: where the problems of a
-        folder of one's own are, if they are not in it."""
-        self.task, self.tokenizer, self.chat_template = task, tokenizer, chat_template
+        folder of one's own are, if they are not in it. ``begins``: the ids that prompts begin with."""
+        self.task, self.tokenizer, self.chat_template, self.begins = task, tokenizer, chat_template, begins
         self.run: Run | None = None
         self.tables = tables
         #: What the input is called in messages.
@@ -67,7 +68,7 @@ class Source:
         if traces and traces[0].prompt_ids is not None:
             prompt_ids = list(traces[0].prompt_ids)
         elif self.tokenizer is not None:
-            prompt_ids = encode_prompt(self.tokenizer, self.task, problem.question, self.chat_template)
+            prompt_ids = encode_prompt(self.tokenizer, self.task, problem.question, self.chat_template, self.begins)
             traces = [
                 replace(trace, prompt_ids=prompt_ids, token_ids=encode_response(self.tokenizer, trace.text))
                 for trace in traces
