@@ -258,7 +258,7 @@ def test_answers_made_elsewhere_are_numbered_by_problem(tmp_path):
     ("changed", "says"),
     [
         ({"problem": "z"}, "no problem has the id 'z'"),
-        ({"outcome": "right"}, "outcome 'right' is none of correct, wrong, truncated, no_answer, timed_out"),
+        ({"outcome": "right"}, "outcome 'right' is none of correct, wrong, truncated, no_answer, timed_out, failed"),
         ({"response": None}, "response is None, not text"),
     ],
 )

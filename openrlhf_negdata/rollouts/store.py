@@ -206,7 +206,8 @@ class Run:
         return self.manifest["shards"]
 
     def task(self, given: str | None = None) -> Task:
-        """The task that the run was made with. ``given`` is what the user named, if anything.
+        """The task that the run was made with, with the grading that its answers were graded by. ``given`` is what
+        the user named, if anything.
 
         Code that a folder carries is never run unasked, for the folder may come from anyone: of a run with a task of
         one's own, the user names the file, and it must be the one that the run was made with.
@@ -217,7 +218,11 @@ class Run:
                 f"{self.path} was made with the task file of {made}: give --task FILE.py "
                 f"({self.path / TASK_FILE} is a copy, read it before you name it)"
             )
-        return load(given or made, made, owner=str(self.path))
+        task = load(given or made, made, owner=str(self.path))
+        settings = self.manifest["settings"]
+        while "grading" not in settings and "input" in settings:
+            settings = settings["input"]
+        return task.graded_by(settings.get("grading", task.grading))
 
     @property
     def sampled(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class ValueRun:
     max_tokens: int
     budget: Budget
     seed: int
+    grading: str = "strict"
     trust_remote_code: bool = False
 
     def seed_of(self, prompt_ids: list[int], prefix: Prefix) -> int:

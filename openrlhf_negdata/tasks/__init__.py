@@ -17,17 +17,18 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.tasks.ends import formulas_as_words
 
-CORRECT, WRONG, TRUNCATED, NO_ANSWER, TIMED_OUT = OUTCOMES = (
+CORRECT, WRONG, TRUNCATED, NO_ANSWER, TIMED_OUT, FAILED = OUTCOMES = (
     "correct",
     "wrong",
     "truncated",
     "no_answer",
     "timed_out",
+    "failed",  # the grader raised, or its process died
 )
 
 BUILT_IN = ("gsm8k", "math", "number_walk", "running_value", "star_graph")
@@ -63,6 +64,9 @@ class Task:
     instruction: str | None = None
     #: Whether ``grade`` may run for long or never return on some input, so that it needs a process that can be killed.
     slow_grader = False
+    #: How its grader may read an answer, the usual way first, and how it does.
+    gradings: tuple[str, ...] = ("strict",)
+    grading: str = "strict"
     #: The file that a task of one's own was loaded from, and what it held then.
     source: str | None = None
     code: bytes = b""
@@ -122,6 +126,16 @@ class Task:
             return Graded(NO_ANSWER, None)
         return Graded(CORRECT if self.is_right(gold, answer) else WRONG, answer)
 
+    def graded_by(self, grading: str) -> Self:
+        """The task with another way of reading answers, one of :attr:`gradings`."""
+        if grading not in self.gradings:
+            raise UserError(f"--grading {grading}: the task {self.name} has {', '.join(self.gradings)} alone")
+        if grading == self.grading:
+            return self
+        made = object.__new__(type(self))  # copy.copy would load the file of a task of one's own again
+        made.__dict__.update(self.__dict__, grading=grading)
+        return made
+
     def warm_up(self) -> None:
         """Fill the caches of ``grade``: called once in the process that a slow grader's workers are forked from."""
 
@@ -135,7 +149,11 @@ class Task:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         # A worker cannot import a file that is no module by its name: it loads the file as we did, if it is as it was.
-        return (load, (self.source, self.identity)) if self.source else super().__reduce_ex__(protocol)
+        return (_again, (self.source, self.identity, self.grading)) if self.source else super().__reduce_ex__(protocol)
+
+
+def _again(source: str, identity: str, grading: str) -> Task:
+    return load(source, identity).graded_by(grading)
 
 
 def load(name: str, identity: str | None = None, owner: str = "this run") -> Task:

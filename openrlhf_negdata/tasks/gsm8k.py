@@ -6,7 +6,7 @@ An answer is announced, and the last announcement counts: by ``\boxed{...}``; by
 words after it, it is a heading of Markdown); or, where nothing but a closing remark follows, by ``A:``, ``Answer:`` or
 ``the answer is`` with a number after it. A number that nothing announces is never an answer, so that a
 response which was cut off has none, and what is announced but is no number is none either. A thinking block is not
-read.
+read. With ``flexible`` grading, a response without an answer has the last number that stands in it.
 
 Answers are compared as exact fractions: ``$1,080.00`` is ``1080``, ``1/2`` is ``0.5``, ``2\frac{1}{2}`` is ``2.5``,
 ``50%`` is ``50``, ``3 million`` is ``3000000``, ``x = 18`` is ``18``. Units are not compared: ``18 dollars`` and ``18
@@ -48,6 +48,8 @@ _WORDS_BEFORE = re.compile(r"((?:[^\W\d_]|[\s'’,:-])*[\s:])(?=[-+]?\s?[\d.$€
 #: No quantity has more characters than this; Python refuses to read integers of more than 4,300 digits.
 _LONGEST = 200
 
+#: What flexible grading takes for a number: digits with their sign, separators and decimals.
+_ANY_NUMBER = re.compile(rf"(?<![\w.])-?{_CURRENCY}?{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])-?\.[0-9]+|[0-9]+(?:\.[0-9]+)?")
 _MARKER = re.compile(r"####+([^\n]*)")
 #: What begins as a number does, if it is none of a list: there an answer was announced, be it readable or not.
 _BEGINS_AS_NUMBER = re.compile(rf"[\s*`({{\\$]*[-+]?\s?(?:{_CURRENCY}\s?)?\.?[0-9](?![0-9]*[.)]\s+[^\W\d])")
@@ -100,6 +102,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 class GSM8K(Task):
     name = "gsm8k"
+    gradings = ("strict", "flexible")
     instruction = (
         "Think step by step, each step on a line of its own. End with one more line: #### and then the answer, a "
         "number and nothing else."
@@ -143,7 +146,10 @@ class GSM8K(Task):
                 found.append((phrase.start(), sentence[0].strip("*_ "), False))
         _, answer, boxed = max(found)
         answer = answer if boxed else answer.rstrip("!")  # in a box it is a factorial
-        return answer if read_number(answer, boxed) is not None else None
+        if read_number(answer, boxed) is not None:
+            return answer
+        numbers = _ANY_NUMBER.findall(text) if self.grading == "flexible" else []
+        return numbers[-1] if numbers else None
 
     def is_right(self, gold: str, answer: str) -> bool:
         return read_number(gold) == read_number(answer, boxed=True)
