@@ -238,3 +238,12 @@ def test_an_evaluation_prompts_as_the_run_that_it_names_was(tmp_path, tiny_model
     assert evaluate._prompting(flags) == Prompting(**sampled)
     with pytest.raises(UserError, match="leave out the --data flags"):
         evaluate._prompting(flags | {"data.no_bos": True})
+
+
+def test_show_says_how_a_run_was_prompted_and_graded(tmp_path, tiny_model, capsys):
+    how = {"chat_template": True, "no_bos": False, "system_prompt": "Be brief.", "input_template": None}
+    settings = {"task": "gsm8k", "grading": "flexible", "input": {"task": "gsm8k", "prompting": how}}
+    Run.create(tmp_path / "run", "grade", settings, [Problem("p", "?", "1")], tiny_model)
+    assert main(["show", str(tmp_path / "run")]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "prompts: chat_template yes prompts: system_prompt 'Be brief.' grading flexible" in told

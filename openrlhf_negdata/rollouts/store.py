@@ -219,10 +219,15 @@ class Run:
                 f"({self.path / TASK_FILE} is a copy, read it before you name it)"
             )
         task = load(given or made, made, owner=str(self.path))
+        return task.graded_by(self.grading)
+
+    @property
+    def grading(self) -> str:
+        """How the task read the answers, one of its ``gradings``."""
         settings = self.manifest["settings"]
         while "grading" not in settings and "input" in settings:
             settings = settings["input"]
-        return task.graded_by(settings.get("grading", task.grading))
+        return settings.get("grading", Task.grading)
 
     @property
     def sampled(self) -> dict[str, Any]:
