@@ -169,8 +169,7 @@ def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Gr
         template = flags["data.apply_chat_template"]
         begins = beginning(tokenizer, template, flags["data.no_bos"])
         prompts = {p.id: encode_prompt(tokenizer, exam.task, p.question, template, begins) for p in exam.problems}
-        longest = exam.max_tokens + max(map(len, prompts.values()))
-        models.check_length(model, longest)
+        longest = models.check_length(model, {name: len(ids) for name, ids in prompts.items()}, exam.max_tokens)
         groups.append(Group(alike, tokenizer, prompts, longest))
     return groups
 

@@ -102,9 +102,8 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
     chat_template = flags["data.apply_chat_template"]
     begins = beginning(tokenizer, chat_template, flags["data.no_bos"])
-    prompts = (encode_prompt(tokenizer, task, problem.question, chat_template, begins) for problem in problems)
-    longest = max_tokens + max(map(len, prompts))
-    models.check_length(model, longest)
+    prompts = {p.id: len(encode_prompt(tokenizer, task, p.question, chat_template, begins)) for p in problems}
+    longest = models.check_length(model, prompts, max_tokens)
     settings = {
         "task": task.identity,
         "model": models.revision(model),
