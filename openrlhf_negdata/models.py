@@ -93,8 +93,8 @@ def check_head_size(path: Path) -> None:
 
 
 def check_length(path: Path, prompts: Mapping[str, int], max_tokens: int) -> int:
-    """The longest prompt and response together, in tokens: what an engine must take. UserError where the model does
-    not take that many. ``prompts``: the tokens of a problem's prompt, by its id; ``max_tokens``: those of a response."""
+    """The longest prompt and response together, in tokens: what an engine must take. UserError where that is more than
+    the model takes. ``prompts``: tokens of the prompt, by the problem's id; ``max_tokens``: those of a response."""
     longest = max(prompts.values())
     limit = longest_sequence(path)
     if limit is None or longest + max_tokens <= limit:

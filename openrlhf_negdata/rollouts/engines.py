@@ -108,24 +108,44 @@ class Engines:
             _ask_for_a_token()
         import ray
 
-        flags, on_cpu = self.flags, cpu.without_cuda()
-        engines, parallel = flags["vllm.num_engines"], flags["vllm.tensor_parallel_size"]
-        environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
-        if on_cpu:
+        engines, parallel = self.flags["vllm.num_engines"], self.flags["vllm.tensor_parallel_size"]
+        if cpu.without_cuda():
             models.check_head_size(self.model)
             if parallel > 1:
                 raise UserError(
                     "--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines"
                 )
+        try:
+            self._join_ray(engines, parallel)
+            self._start(engines, parallel)
+        except ray.exceptions.RayError as error:
+            says = f"an engine for {self.model} cannot start: {_cause(error, self.logs)}"
+            self.__exit__()
+            raise UserError(says) from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _join_ray(self, engines: int, parallel: int) -> None:
+        """Join the cluster of --ray.address, or start a private one."""
+        import ray
+
+        on_cpu = cpu.without_cuda()
+        environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
+        if on_cpu:
             environment |= {
                 "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
                 "DS_ACCELERATOR": "cpu",
             }
             environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (2 * engines)))}
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
-        if flags["ray.address"]:
-            ours = ray.init(address=flags["ray.address"], runtime_env={"env_vars": environment}, log_to_driver=False)
+        if address := self.flags["ray.address"]:
+            try:
+                ours = ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise UserError(f"--ray.address {address}: {' '.join(str(error).split()):.300}") from None
         else:
             # A private Ray inherits our environment. A runtime_env would not start its workers where the path of the
             # interpreter holds a space (ray/_private/runtime_env/context.py, exec_worker).
@@ -141,16 +161,6 @@ class Engines:
                 log_to_driver=False,
             )
         self.logs = Path(ours.address_info["session_dir"]) / "logs"
-        try:
-            self._start(engines, parallel)
-        except ray.exceptions.RayError as error:
-            says = f"an engine for {self.model} cannot start: {_cause(error, self.logs)}"
-            self.__exit__()
-            raise UserError(says) from None
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
     def _start(self, engines: int, parallel: int) -> None:
         """OpenRLHF's own ``create_vllm_engines`` (vllm_engine.py:209) fixes trust_remote_code=True and leaves vLLM's
@@ -265,15 +275,15 @@ class Engines:
             number, actor = asked.pop(reference)
             try:
                 (done[number],) = ray.get(reference)
-            except ray.exceptions.RayActorError as error:
-                raise UserError(
-                    f"a rollout actor died {self.RESTARTS + 1} times; run the same command again to go on: "
-                    f"{_cause(error, self.logs)}"
-                ) from None
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, UserError):
                     raise UserError(str(error.cause)) from None
                 raise UserError(f"a rollout actor failed: {_cause(error, self.logs)}") from None
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"a rollout actor died {self.RESTARTS + 1} times; run the same command again to go on: "
+                    f"{_cause(error, self.logs)}"
+                ) from None
             free.append(actor)
             while following in done:
                 yield done.pop(following)
@@ -308,10 +318,10 @@ def _check_nodes(group: Any, model: Path) -> None:
         raise UserError(f"no model {model} on node {', '.join(without)}: every node needs it, at the same path")
 
 
-#: What was raised, at the end of a traceback: its class and what it says, over lines that are indented.
+#: What was raised, at the end of a traceback: its class and what it says, to the next empty line or line of a log.
 _RAISED = re.compile(
     r"^(?:\(\S+ pid=\d+\) )?(?:ERROR .*?\] )?"
-    r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*(?:\n[ \t]+\S.*)*)",
+    r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*(?:\n(?!\(|Traceback|ERROR|WARNING|INFO)\s*\S.*)*)",
     re.MULTILINE,
 )
 #: What vLLM raises where its engine, a process of its own, has died of something else.
@@ -327,20 +337,24 @@ def _cause(error: Exception, logs: Path) -> str:
     import ray
 
     text = str(error)
-    told = [found["says"] for found in _RAISED.finditer(text)]
+    raised, where = _raised(text), f"logs: {logs}"
     process, node = (re.search(rf"\b{name}(?:=|: )([\w.:]+)", text) for name in ("pid", "ip"))
-    where = f"logs: {logs}"
     if process and node:
-        name = f"worker-*-{process[1]}.*"
-        where = f"its log: {logs}/{name} on node {node[1]}"
-        if node[1] == ray.util.get_node_ip_address() and not _causes(told):
-            for log in sorted(logs.glob(name), reverse=True):  # .out, .err
-                told += [found["says"] for found in _RAISED.finditer(log.read_text("utf-8", errors="replace"))]
-    says = (_causes(told) or told or text.strip().splitlines() or [repr(error)])[-1]
+        name = f"worker-*-{process[1]}"
+        where = f"its log: {logs}/{name}.err on node {node[1]}"
+        # Standard error first: it has the tracebacks.
+        own = [log for end in ("err", "out") for log in logs.glob(f"{name}.{end}")]
+        if own and node[1] == ray.util.get_node_ip_address():
+            told = {log: _raised(log.read_text("utf-8", errors="replace")) for log in own}
+            log = next((log for log in own if told[log]), own[0])
+            raised, where = raised or told[log], f"its log: {log}"
+    says = (raised or text.strip().splitlines() or [repr(error)])[-1]
     return f"{' '.join(says.split()):.400} ({where})"
 
 
-def _causes(raised: list[str]) -> list[str]:
+def _raised(text: str) -> list[str]:
+    """What was raised, by the tracebacks in ``text``, without what only follows from something else."""
+    raised = [found["says"] for found in _RAISED.finditer(text)]
     return [says for says in raised if not _FOLLOWS.search(says)]
 
 
