@@ -348,6 +348,8 @@ def _cause(error: Exception, logs: Path) -> str:
             told = {log: _raised(log.read_text("utf-8", errors="replace")) for log in own}
             log = next((log for log in own if told[log]), own[0])
             raised, where = raised or told[log], f"its log: {log}"
+    if not raised and _FOLLOWS.search(text):
+        raised = ["vLLM's engine process died and left no error: the system kills it so where memory runs out"]
     says = (raised or text.strip().splitlines() or [repr(error)])[-1]
     return f"{' '.join(says.split()):.400} ({where})"
 
