@@ -120,6 +120,9 @@ class Engines:
             self._start(engines, parallel)
         except ray.exceptions.RayError as error:
             says = f"an engine for {self.model} cannot start: {_cause(error, self.logs)}"
+            if "memory" in says.lower():
+                cache = "VLLM_CPU_KVCACHE_SPACE (GB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
+                says += f"; an engine's memory is {cache}, a sequence's --rollout.max_new_tokens"
             self.__exit__()
             raise UserError(says) from None
         except BaseException:
@@ -131,6 +134,7 @@ class Engines:
         """Join the cluster of --ray.address, or start a private one."""
         import ray
 
+        ours: Any
         on_cpu = cpu.without_cuda()
         environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
