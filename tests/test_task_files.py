@@ -161,7 +161,7 @@ def test_a_task_file_that_cannot_be_run_is_named_by_its_line(tmp_path, capsys):
     for code, says in (
         ("import os\n1 / 0\n", "broken.py:2: the task file cannot be run: ZeroDivisionError"),
         ("import no_such_module_here\n", "broken.py:1: the task file cannot be run: ModuleNotFoundError"),
-        ("def\n", "the task file cannot be run: SyntaxError"),
+        ("import os\ndef\n", "broken.py:2: the task file cannot be run: SyntaxError: invalid syntax\n"),
         ("raise SystemExit(0)\n", "broken.py:1: the task file cannot be run: SystemExit"),
     ):
         path.write_text(code)

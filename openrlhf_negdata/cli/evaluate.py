@@ -187,8 +187,7 @@ def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Gr
         prompts.check_fit(exam.prompting, tokenizer, model)
         encode = exam.prompting.encoder(tokenizer, exam.task)
         asked = {problem.id: encode(problem.question) for problem in exam.problems}
-        longest = exam.max_tokens + max(map(len, asked.values()))
-        models.check_length(model, longest)
+        longest = models.check_length(model, {name: len(ids) for name, ids in asked.items()}, exam.max_tokens)
         groups.append(Group(alike, tokenizer, asked, longest))
     return groups
 

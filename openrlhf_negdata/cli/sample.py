@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
     prompts.check_fit(prompting, tokenizer, model)
     encode = prompting.encoder(tokenizer, task)
-    longest = max_tokens + max(len(encode(problem.question)) for problem in problems)
-    models.check_length(model, longest)
+    asked = {problem.id: len(encode(problem.question)) for problem in problems}
+    longest = models.check_length(model, asked, max_tokens)
     settings = {
         "task": task.identity,
         "model": models.revision(model),

@@ -7,18 +7,15 @@ known by the file's content, wherever the file lies; modules that the file impor
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
-import sys
-import traceback
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self, SupportsIndex
 
+from openrlhf_negdata import ownfile
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.tasks.ends import formulas_as_words
 
@@ -176,7 +173,7 @@ def load(name: str, identity: str | None = None, owner: str = "this run") -> Tas
             f"--task {name}: {owner} was made with the task {identity}, and this file is {_digest(code)}: "
             "it was edited since, or is another"
         )
-    task = _run_file(str(Path(name).absolute()), code)
+    task = getattr(ownfile.run("task", str(Path(name).absolute()), code), "task", None)
     if not isinstance(task, Task):
         raise UserError(f"{name} defines no `task`: end it with `task = MyTask()`, a subclass of Task")
     task = copy(task)  # it may be a built-in one that the file imports
@@ -184,20 +181,5 @@ def load(name: str, identity: str | None = None, owner: str = "this run") -> Tas
     return task
 
 
-def _run_file(path: str, code: bytes) -> Any:
-    """The ``task`` of a module made of ``code``. Not by importlib, which may take a file that was edited
-    within a second for the one that it compiled before."""
-    module = ModuleType(f"negdata_task_{_digest(code).removeprefix('sha256:')}")
-    module.__file__ = path
-    sys.modules[module.__name__] = module  # dataclasses look there for the module of a class
-    try:
-        exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        where = f"{path}:{lines[-1]}" if lines else path
-        raise UserError(f"{where}: the task file cannot be run: {error!r:.300}") from error
-    return getattr(module, "task", None)
-
-
 def _digest(code: bytes) -> str:
-    return f"sha256:{hashlib.sha256(code).hexdigest()[:16]}"
+    return f"sha256:{ownfile.digest(code)}"
