@@ -21,10 +21,11 @@ from openrlhf_negdata.datasets import arms
 from openrlhf_negdata.datasets.arms.prm import Prm
 from openrlhf_negdata.datasets.arms.rft import Rft, equations
 from openrlhf_negdata.datasets.rows import Account, Answered
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK, K = load("gsm8k"), 8
 PROBLEMS = [Problem(f"p{i}", "?" * (i + 1), "2", "teach\n#### 2" if i % 3 else None) for i in range(12)]

@@ -13,10 +13,10 @@ import pytest
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.models import revision
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem
 
 ROWS = ['{"question": "1 +1 ?", "gold": "r2"}', '{"question": "2 +1 ?", "gold": "r0"}']
 

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.rollouts.store import Run, Trace
-from openrlhf_negdata.tasks import Problem
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 
 ROWS = [
     {"gold": "18", "response": "so\n#### 18", "extra": {"kept": [1, None]}, "id": "é"},

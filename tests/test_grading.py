@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading import AHEAD, LONGEST_RESPONSE, Grader, grade_rows
-from openrlhf_negdata.tasks import CORRECT, Graded, Task, load
+from openrlhf_negdata.records import CORRECT, Graded
+from openrlhf_negdata.tasks import Task, load
 
 # Its exact value has more digits than there are atoms to write them with; no signal interrupts the attempt.
 HANGS = r"\boxed{5^{5^{5^{5^{5}}}}}"

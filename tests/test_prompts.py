@@ -14,12 +14,13 @@ from openrlhf_negdata.cli import evaluate
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import write_jsonl
+from openrlhf_negdata.records import Problem
 from openrlhf_negdata.rollouts import prompts
 from openrlhf_negdata.rollouts.engines import Continuation, Engines, Sampling
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import answer_problems
 from openrlhf_negdata.rollouts.store import Run
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK, TINY = load("gsm8k"), load("running_value")
 ROW = {"question": "1 + 1?", "answer": "It is 2.\n#### 2"}

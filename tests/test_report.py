@@ -18,8 +18,8 @@ from openrlhf_negdata.analysis.summary import Arm, read_evaluation, summarize
 from openrlhf_negdata.analysis.traces import ShownTrace, choose_traces
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Run, StepValues, Trace
-from openrlhf_negdata.tasks import OUTCOMES, Problem
+from openrlhf_negdata.records import OUTCOMES, Problem, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 
 HOSTILE = (
     "</td></li></style><script>alert(1)</script><img src=x onerror='alert(1)'>\" onmouseover=\"alert(1) &lt;b&gt;"

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from openrlhf_negdata.datasets.own import read_solutions
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
-from openrlhf_negdata.tasks import OUTCOMES, Problem, load
+from openrlhf_negdata.records import OUTCOMES, Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
+from openrlhf_negdata.tasks import load
 
 PROBLEMS = [Problem("a", "q\n?", "1"), Problem("b", "é 漢", "2", "so\n#### 2")]
 SETTINGS = {"task": "gsm8k", "seed": 0, "sampling": {"temperature": 0.7}}

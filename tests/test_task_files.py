@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK = """
 import pathlib

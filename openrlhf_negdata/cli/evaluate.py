@@ -32,6 +32,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, OUTCOMES, Problem, content_seed
 from openrlhf_negdata.rollouts import engines, prompts
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import decode_responses, encode_response
@@ -39,7 +40,7 @@ from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueRun
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, Problem, Task, load
+from openrlhf_negdata.tasks import Task, load
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         "task": task.identity,
         "grading": args.grading,
         "problems": len(problems),
-        "problems_digest": engines.content_seed(problems),
+        "problems_digest": content_seed(problems),
         "max_tokens": max_response_tokens(task, flags),
         "prompting": vars(prompting),
         "q_problems": args.q_problems,

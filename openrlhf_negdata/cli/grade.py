@@ -31,8 +31,9 @@ from tqdm import tqdm
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import Output, read_jsonl, write_jsonl
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, OUTCOMES, WRONG
 from openrlhf_negdata.rollouts.store import Run
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, WRONG, Task, load
+from openrlhf_negdata.tasks import Task, load
 
 #: A share of whole answers without an answer from which it is said.
 MUCH = 0.2

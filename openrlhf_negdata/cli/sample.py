@@ -18,9 +18,10 @@ from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.forms import ACCEPTED
+from openrlhf_negdata.records import Trace, content_seed
 from openrlhf_negdata.rollouts import engines, prompts
 from openrlhf_negdata.rollouts.sampling import answer_problems
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
 
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         "prompting": vars(prompting),
         "seed": args.seed,
         "shard_size": args.shard_size,
-        "problems": engines.content_seed(problems),
+        "problems": content_seed(problems),
     }
     output = Run.create(args.output, "sample", settings, problems, model, task)
     if output.complete:

@@ -26,7 +26,8 @@ from threading import Lock
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading.worker import Raised
-from openrlhf_negdata.tasks import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, TRUNCATED, WRONG, Graded, Task
+from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, TRUNCATED, WRONG, Graded
+from openrlhf_negdata.tasks import Task
 
 #: Seconds of wall time that a slow grader has for a row.
 TIMEOUT = 10.0

@@ -20,7 +20,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.tasks import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, Graded, load
+from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, Graded
+from openrlhf_negdata.tasks import load
 
 #: What a call logs beside the reward: 1 for a response with this outcome. ``failed`` could not be graded at all.
 LOGGED = (CORRECT, NO_ANSWER, TIMED_OUT, FAILED)

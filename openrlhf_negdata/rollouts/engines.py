@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import os
 import re
@@ -48,11 +47,6 @@ class Continuation:
 
     token_ids: list[int]
     finish_reason: str
-
-
-def content_seed(*content: object) -> int:
-    """A 31-bit seed that depends on ``content`` alone, so that equal work draws equal samples wherever it is done."""
-    return int.from_bytes(hashlib.sha256(repr(content).encode()).digest()[:4], "big") >> 1
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

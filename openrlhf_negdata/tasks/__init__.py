@@ -11,42 +11,15 @@ import importlib
 import re
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
 
 from openrlhf_negdata import ownfile
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Graded, Problem
 from openrlhf_negdata.tasks.ends import formulas_as_words
 
-CORRECT, WRONG, TRUNCATED, NO_ANSWER, TIMED_OUT, FAILED = OUTCOMES = (
-    "correct",
-    "wrong",
-    "truncated",
-    "no_answer",
-    "timed_out",
-    "failed",  # the grader raised, or its process died
-)
-
 BUILT_IN = ("gsm8k", "math", "number_walk", "running_value", "star_graph")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question and its gold answer, perhaps with a teacher's solution."""
-
-    id: str
-    question: str
-    gold: str
-    solution: str | None = None
-
-
-@dataclass(frozen=True)
-class Graded:
-    """An outcome, and the answer that was extracted from the response (None if there was none)."""
-
-    outcome: str
-    answer: str | None
 
 
 class Task:

@@ -18,7 +18,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from openrlhf_negdata.tasks import Problem, Task
+from openrlhf_negdata.records import Problem
+from openrlhf_negdata.tasks import Task
 from openrlhf_negdata.tasks.answers import last_boxed, last_boxes, without_thinking
 
 _CURRENCY = r"(?:US\s?\$|[$€£¥₹]|(?:USD|EUR|GBP|Rs\.?)(?=\s?[-\d.]))"
