@@ -213,7 +213,7 @@ def test_a_dry_run_warns_where_sequential_may_name_another_step(files, tiny_mode
 def test_what_a_value_run_cannot_tell_is_not_built_of_it(files, tiny_model, capsys):
     for kind, arm, flags, says in (
         ("sequential", "algorithm1", ["--pit", "zero_q"], "which finds one pit an answer and nothing else"),
-        ("bisect", "siblings", [], "which finds one pit an answer and nothing else"),
+        ("sequential", "siblings", [], "which finds one pit an answer and nothing else"),
         ("exhaustive", "algorithm1", ["--best_of", 9], "--best_of 9 needs as many as the rollouts a prefix"),
         ("exhaustive", "siblings", ["--best_of", 5], "needs as many as --min_rollouts, and that is 4"),
         ("exhaustive", "algorithm1", ["--pit", "posterior", "--confidence", 0.5], "--confidence must be above 0.5"),

@@ -8,7 +8,7 @@ import pytest
 
 from openrlhf_negdata import models
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.sampling import encode_prompt
+from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.tasks import load
 
 
@@ -151,5 +151,5 @@ def test_a_chat_template_that_is_not_there_or_fails_is_one_line(tiny_model):
     for template in (None, "{{ raise_exception('system role\nis required') }}"):
         tokenizer.chat_template = template
         with pytest.raises(UserError, match="--data.apply_chat_template: .*model: ") as told:
-            encode_prompt(tokenizer, task, "1 +1 ?", chat_template=True)
+            Prompting(chat_template=True).encoder(tokenizer, task)("1 +1 ?")
         assert "\n" not in str(told.value)

@@ -148,8 +148,7 @@ def test_sequential_walks_to_the_first_step_that_lost_it_and_no_further():
 def test_a_wrong_answer_that_is_never_lost_was_lost_by_its_last_step():
     assert value(Scripted(dict.fromkeys(range(5), [1])), [ANSWER], Budget("sequential", 8))[1] == [4]
     single = Answer([1, 2], [2], False)
-    for kind in ("sequential", "bisect"):
-        assert value(Scripted({}), [single], Budget(kind, 8)) == ({}, [0])
+    assert value(Scripted({}), [single], Budget("sequential", 8)) == ({}, [0])
 
 
 @pytest.mark.parametrize("n_rollouts", [1, 3, 8, 20, 21, 40])
@@ -171,23 +170,14 @@ def test_the_default_names_the_step_of_exhaustive_up_to_twenty_rollouts():
     assert [k for k in range(1, 60) if Budget("sequential", k).stops_where_none_is_right()] == [*range(1, 21)]
 
 
-def test_bisect_looks_at_few_prefixes_and_finds_what_sequential_finds():
-    for lost in range(1, 6):
-        policy = Scripted({after: [after < lost] for after in range(1, 5)})
-        draws, pits = value(policy, [ANSWER], Budget("bisect", 8))
-        assert pits == [lost - 1] == value(policy, [ANSWER], Budget("sequential", 8))[1]
-        assert len(draws) <= 3
-
-
 def test_correct_answers_have_no_pit_and_only_exhaustive_rolls_them_out():
     right = Answer([1, 2], [1, 2], True)
-    for kind in ("sequential", "bisect"):
-        assert value(Scripted({}), [right], Budget(kind, 8)) == ({}, [None])
+    assert value(Scripted({}), [right], Budget("sequential", 8)) == ({}, [None])
     draws, pits = value(Scripted({0: [1], 1: [1]}), [right], Budget("exhaustive", 8))
     assert (counts(draws), pits) == ({(): (8, 8), (1,): (8, 8)}, [None])
 
 
-@pytest.mark.parametrize("kind", ["exhaustive", "sequential", "bisect"])
+@pytest.mark.parametrize("kind", ["exhaustive", "sequential"])
 def test_a_shared_prefix_is_rolled_out_once_and_order_does_not_matter(kind):
     policy = tabular.Table(5, floor=0.1)
     answers = policy.answers(6, correct=False) + policy.answers(2, correct=True)

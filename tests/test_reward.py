@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.grading import reward
 from openrlhf_negdata.grading.reward import LOGGED, for_task
 
 HANGS = r"\boxed{5^{5^{5^{5^{5}}}}}"
@@ -95,12 +94,7 @@ def test_a_whole_rollout_of_openrlhf_is_rewarded(executor_of, reward_file):
     assert tuple(output["extra_logs"]) == LOGGED
 
 
-def test_the_file_itself_grades_the_task_that_the_environment_names(executor_of, monkeypatch):
-    monkeypatch.setenv("NEGDATA_TASK", str(Path(__file__).with_name("slow_task.py")))
-    assert check(call(executor_of(reward.__file__), "ab</s>", "a", "b"), 1) == [1.0]
-    monkeypatch.delenv("NEGDATA_TASK")
-    with pytest.raises(UserError, match="NEGDATA_TASK"):
-        executor_of(reward.__file__)
+def test_a_task_that_does_not_exist_is_an_error():
     with pytest.raises(UserError, match="unknown task"):
         for_task("gsm9k")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.rollouts.sampling import encode_prompt
+from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
@@ -41,7 +41,7 @@ class Sampled:
         self.tokenizer, self.rng = tokenizer, random.Random(seed)
         problems = [Problem(f"p{number}", f"How many {number}?", "12") for number in range(2)]
         tokenizer.save_pretrained(folder / "tokenizer")
-        self.prompts = {p.id: encode_prompt(tokenizer, TASK, p.question) for p in problems}
+        self.prompts = {p.id: Prompting().encoder(tokenizer, TASK)(p.question) for p in problems}
         self.steps = [self.line() for _ in range(6)]
         self.traces, self.values, self.rollouts = [], [], []
         for problem in problems:

@@ -38,7 +38,8 @@ from openrlhf_negdata.files import BadRowError, Output, Reading, source_name
 from openrlhf_negdata.forms import ACCEPTED, rows_of
 from openrlhf_negdata.help import HelpFormatter
 from openrlhf_negdata.models import load_tokenizer, tokenizer_files
-from openrlhf_negdata.rollouts.sampling import beginning
+from openrlhf_negdata.rollouts import prompts
+from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         reading = Reading(given.skip_bad_rows)
         try:
-            template, tokenizer, begins = _text(vars(given), made)
-            source = Source(folder, task, tokenizer, template, arm.tables, given.problems_from, reading, begins)
+            prompting, tokenizer = _text(vars(given), made)
+            source = Source(folder, task, tokenizer, prompting, arm.tables, given.problems_from, reading)
             command = f"negdata build {shlex.join([args.arm, *args.flags])}"
             print("\n".join(build(args.arm, arm, source, files, sizes, reading, command)))
         except BadRowError as error:
@@ -129,17 +130,7 @@ def _add_input(group: argparse._ArgumentGroup, kind: type[Arm]) -> None:
     group.add_argument(
         "--tokenizer", default=None, help="model folder whose tokenizer makes the ids; a run has its own"
     )
-    group.add_argument(
-        "--data.apply_chat_template",
-        action="store_true",
-        help="with --tokenizer: write prompts with its chat template; those of a run are as they were sampled",
-    )
-    group.add_argument(
-        "--data.no_bos",
-        action="store_true",
-        help="with --tokenizer, without its template: prompts without the beginning-of-sequence token that it puts "
-        "before a text",
-    )
+    prompts.add_flags(group)
     group.add_argument(
         "--model.trust_remote_code", action="store_true", help="run Python code that the tokenizer carries"
     )
@@ -228,23 +219,23 @@ def _task(name: str | None, made: Run | None) -> Task:
     return load(name)
 
 
-def _text(given: dict[str, Any], made: Run | None) -> tuple[bool, Any, list[int]]:
-    """Whether prompts are written with the chat template, the tokenizer if there is one, and the ids that prompts
-    begin with. A run was sampled with all three, and its set must be trained on as it was sampled."""
-    trust, no_bos, template = given["model.trust_remote_code"], given["data.no_bos"], given["data.apply_chat_template"]
+def _text(given: dict[str, Any], made: Run | None) -> tuple[Prompting, Any]:
+    """How prompts are written, and the tokenizer if there is one. A run was sampled with both, and its set must be
+    trained on as it was sampled."""
+    trust, said = given["model.trust_remote_code"], prompts.read_flags(given)
     own = load_tokenizer(given["tokenizer"], trust) if given["tokenizer"] else None
     if made is None:
-        if template and own is not None and not own.chat_template:
+        if said.chat_template and own is not None and not own.chat_template:
             raise UserError(f"--data.apply_chat_template: {given['tokenizer']}: it has no chat template")
-        return template, own, [] if own is None else beginning(own, template, no_bos)
-    tokenizer, sampled = made.tokenizer(trust), bool(made.sampled.get("chat_template"))
-    if template and not sampled:
-        raise UserError(f"--data.apply_chat_template: {made.path} was sampled without it")
+        if own is not None:
+            prompts.check_fit(said, own, Path(own.name_or_path))
+        return said, own
+    tokenizer, sampled = made.tokenizer(trust), Prompting(**made.sampled.get("prompting", {}))
+    if said not in (Prompting(), sampled):
+        raise UserError(f"{made.path} was sampled with {sampled}: its sets follow it, leave those flags out")
     if own is not None and (own.get_vocab(), own.chat_template) != (tokenizer.get_vocab(), tokenizer.chat_template):
         raise UserError(f"--tokenizer {given['tokenizer']}: {made.path} was sampled with another, which it carries")
-    if no_bos and made.sampled.get("prompts_begin_with"):
-        raise UserError(f"--data.no_bos: {made.path} was sampled without that flag")
-    return sampled, tokenizer, made.sampled.get("prompts_begin_with", [])
+    return sampled, tokenizer
 
 
 def _files(
@@ -257,8 +248,6 @@ def _files(
     settings["input"] = made.manifest["settings"] if made else _digests(folder, given.problems_from)
     for flag in (
         "seed",
-        "data.apply_chat_template",
-        "data.no_bos",
         "skip_bad_rows",
         "problems",
         "size",
@@ -266,6 +255,7 @@ def _files(
         "validation",
     ):
         settings[flag] = vars(given)[flag]
+    settings["prompting"] = vars(prompts.read_flags(vars(given)))
     settings["decontaminate"] = {source_name(test): _digest(test) for test in given.decontaminate}
     settings["ngram"] = given.ngram if given.decontaminate else None
     if given.tokenizer:

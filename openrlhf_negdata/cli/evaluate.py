@@ -31,8 +31,10 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
-from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import beginning, decode_responses, encode_prompt, encode_response
+from openrlhf_negdata.rollouts import engines, prompts
+from openrlhf_negdata.rollouts.prompts import Prompting
+from openrlhf_negdata.rollouts.sampling import decode_responses, encode_response
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueRun
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
@@ -50,6 +52,7 @@ class Exam:
     sampling: engines.Sampling
     max_tokens: int
     seed: int
+    prompting: Prompting = Prompting()
 
 
 @dataclass
@@ -79,6 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="problems, of those that have a solution, on which Q by step is estimated; 0: none",
     )
     parser.add_argument("--q_rollouts", type=int, default=8, help="rollouts a prefix for Q by step")
+    parser.add_argument(
+        "--prompts_of", default=None, metavar="RUN", help="prompt as the answers of this run were (its --data flags)"
+    )
     add_sampling_flags(parser)
     engines.add_flags(parser)
 
@@ -88,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     task = load(args.task)
     problems = read_problems(args.problems, task)
     arms = _named(args.models, flags)
-    sampling = read_sampling(flags)
+    sampling, prompting = read_sampling(flags), _prompting(flags)
     if args.q_problems < 0 or args.q_rollouts < 1:
         raise UserError("--q_problems must be at least 0 and --q_rollouts at least 1")
     settings = {
@@ -96,8 +102,7 @@ def run(args: argparse.Namespace) -> None:
         "problems": len(problems),
         "problems_digest": engines.content_seed(problems),
         "max_tokens": max_response_tokens(task, flags),
-        "chat_template": flags["data.apply_chat_template"],
-        **({"no_bos": True} if flags["data.no_bos"] else {}),
+        "prompting": vars(prompting),
         "q_problems": args.q_problems,
         "q_rollouts": args.q_rollouts,
         "q_sampling": vars(sampling),
@@ -117,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     solved = [problem for problem in problems if problem.solution][: args.q_problems]
     if len(solved) < args.q_problems:
         print(f"Q by step: only {len(solved)} of {len(problems)} problems have a solution", file=sys.stderr)
-    exam = Exam(task, problems, solved, args.q_rollouts, sampling, settings["max_tokens"], args.seed)
+    exam = Exam(task, problems, solved, args.q_rollouts, sampling, settings["max_tokens"], args.seed, prompting)
     _groups(owed_now(), exam, flags)  # a model that cannot take the problems is refused before anything is written
     write_json(output / "settings.json", settings)
     only_writer(output / ".lock", ["*"])
@@ -144,6 +149,16 @@ def run(args: argparse.Namespace) -> None:
         print(f"{name}: test error {100 * sum(wrong) / len(wrong):.1f} % of {len(wrong)} problems")
 
 
+def _prompting(flags: dict[str, Any]) -> Prompting:
+    """How the policies are prompted: as the flags say, or as the answers of the run ``--prompts_of`` were."""
+    said = prompts.read_flags(flags)
+    if flags["prompts_of"] is None:
+        return said
+    if said != Prompting():
+        raise UserError("--prompts_of RUN says how to prompt: leave out the --data flags")
+    return Prompting(**Run.open(flags["prompts_of"], complete=False).sampled["prompting"])
+
+
 def _named(words: list[str], flags: dict[str, Any]) -> dict[str, Path]:
     """The model folders of --models, by arm."""
     arms: dict[str, Path] = {}
@@ -166,12 +181,12 @@ def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Gr
     for alike in by_key.values():
         model = next(iter(alike.values()))
         tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
-        template = flags["data.apply_chat_template"]
-        begins = beginning(tokenizer, template, flags["data.no_bos"])
-        prompts = {p.id: encode_prompt(tokenizer, exam.task, p.question, template, begins) for p in exam.problems}
-        longest = exam.max_tokens + max(map(len, prompts.values()))
+        prompts.check_fit(exam.prompting, tokenizer, model)
+        encode = exam.prompting.encoder(tokenizer, exam.task)
+        asked = {problem.id: encode(problem.question) for problem in exam.problems}
+        longest = exam.max_tokens + max(map(len, asked.values()))
         models.check_length(model, longest)
-        groups.append(Group(alike, tokenizer, prompts, longest))
+        groups.append(Group(alike, tokenizer, asked, longest))
     return groups
 
 

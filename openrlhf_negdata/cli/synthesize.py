@@ -103,8 +103,6 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sample.temperature", type=float, default=0.7, help="sampling temperature of every request")
     parser.add_argument("--sample.max_tokens", type=int, default=2048, help="tokens a reply may have")
-    parser.add_argument("--price.prompt", type=float, help="what a million prompt tokens cost")
-    parser.add_argument("--price.completion", type=float, help="what a million completion tokens cost")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -191,9 +189,8 @@ def _check(flags: dict[str, Any]) -> None:
     for name in ("count", "solutions", "ngram", "server.concurrency", "sample.max_tokens"):
         if flags[name] is not None and not flags[name] >= 1:
             raise UserError(f"--{name} must be at least 1, not {flags[name]}")
-    for name in ("server.max_retries", "price.prompt", "price.completion"):
-        if flags[name] is not None and not flags[name] >= 0:
-            raise UserError(f"--{name} must be at least 0, not {flags[name]}")
+    if not flags["server.max_retries"] >= 0:
+        raise UserError(f"--server.max_retries must be at least 0, not {flags['server.max_retries']}")
     for name in ("server.requests_per_minute", "server.timeout"):
         if flags[name] is not None and not flags[name] > 0:
             raise UserError(f"--{name} must be above 0, not {flags[name]}")
@@ -302,7 +299,6 @@ def _finish(args: argparse.Namespace, settings: dict[str, Any], count: int, jour
     print(
         f"{counts['requests']:,} replies, {counts['prompt_tokens']:,} prompt tokens, "
         f"{counts['completion_tokens']:,} completion tokens"
-        + _cost(args, counts["prompt_tokens"], counts["completion_tokens"])
     )
     if counts["uncounted"]:
         print(f"of {counts['uncounted']:,} replies the server counted no tokens")
@@ -315,13 +311,6 @@ def _finish(args: argparse.Namespace, settings: dict[str, Any], count: int, jour
 def _ended(counts: dict[str, int]) -> str:
     reasons = ", ".join(f"{counts[reason]:,} {reason}" for reason in DROPPED if counts[reason])
     return f"{counts['attempts']:,} attempts, {counts[KEPT]:,} kept, dropped: {reasons or 'none'}"
-
-
-def _cost(args: argparse.Namespace, prompt: int, completion: int) -> str:
-    prices = (vars(args)["price.prompt"], vars(args)["price.completion"])
-    if prices == (None, None):
-        return ""
-    return f", cost {((prices[0] or 0) * prompt + (prices[1] or 0) * completion) / 1e6:,.2f}"
 
 
 def _print_estimate(args: argparse.Namespace, prompts: dict[str, str], seeds: list[Problem], owed: list[int]) -> None:
@@ -338,5 +327,5 @@ def _print_estimate(args: argparse.Namespace, prompts: dict[str, str], seeds: li
     requests = len(owed) * (2 + args.solutions)
     most = requests * vars(args)["sample.max_tokens"]
     print(f"{len(owed):,} attempts owed, at most {requests:,} requests")
-    print(f"about {prompt:,} prompt tokens, {completion:,} completion tokens{_cost(args, prompt, completion)}")
-    print(f"at most {most:,} completion tokens{_cost(args, prompt, most)}")
+    print(f"about {prompt:,} prompt tokens, {completion:,} completion tokens")
+    print(f"at most {most:,} completion tokens")

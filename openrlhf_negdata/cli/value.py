@@ -52,25 +52,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=BUDGETS,
         default=Budget.kind,
         help="exhaustive: every step; sequential: from the first step to the first pit of wrong answers, as few "
-        "rollouts as decide it; bisect: the first pit by halves, valid only where values never rise",
+        "rollouts as decide it",
     )
     parser.add_argument(
         "--value.n_rollouts",
         type=int,
         default=Budget.n_rollouts,
-        help="rollouts a prefix (K); of sequential and bisect at most",
+        help="rollouts a prefix (K); of sequential at most",
     )
     parser.add_argument(
         "--value.threshold",
         type=float,
         default=Budget.threshold,
-        help="sequential, bisect: an answer is lost where Q is below this",
+        help="sequential: an answer is lost where Q is below this",
     )
     parser.add_argument(
         "--value.confidence",
         type=float,
         default=Budget.confidence,
-        help="sequential, bisect: posterior chance at which it is decided whether an answer is lost at a step",
+        help="sequential: posterior chance at which it is decided whether an answer is lost at a step",
     )
     parser.add_argument(
         "--value.wrong_per_problem", type=int, default=-1, help="distinct wrong answers a problem; -1: all"

@@ -5,8 +5,7 @@ The file is two lines, where ``gsm8k`` may be the path of a task of one's own:
 >>> from openrlhf_negdata.grading.reward import for_task
 >>> reward_func = for_task("gsm8k")
 
-Or the file is this one, and the environment variable ``NEGDATA_TASK`` names the task. Labels
-(``--data.label_key``) are gold answers.
+Labels (``--data.label_key``) are gold answers.
 
 >>> reward_func(["What is 9 + 9? #### 18</s>"], ["What is 9 + 9?"], ["18"])["rewards"]
 tensor([1.])
@@ -15,13 +14,11 @@ tensor([1.])
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, TIMED_OUT, Graded, load
 
@@ -89,12 +86,3 @@ def _outcome(future: Future[Graded]) -> str:
     except (Exception, SystemExit) as error:
         _log.warning("no reward for a response, 0.0 instead: %.1000r", error)
         return FAILED
-
-
-def __getattr__(name: str) -> Any:
-    """``reward_func`` of the task in ``NEGDATA_TASK``, made when it is asked for."""
-    if name != "reward_func":
-        raise AttributeError(name)
-    if not os.environ.get("NEGDATA_TASK"):
-        raise UserError("NEGDATA_TASK is not set: name a task, or write a reward file of your own")
-    return for_task(os.environ["NEGDATA_TASK"])

@@ -14,7 +14,7 @@ from scipy.special import betainc
 
 from openrlhf_negdata.tasks import CORRECT
 
-BUDGETS = ("exhaustive", "sequential", "bisect")
+BUDGETS = ("exhaustive", "sequential")
 Prefix = tuple[int, ...]
 
 
@@ -27,8 +27,6 @@ class Budget:
     ``sequential``: only what it takes to find the first pit of a wrong answer, the first step after which the answer
     is lost. From the first step on, each prefix is rolled out 1, 2, 4, ... times, at most ``n_rollouts``, until it is
     decided whether the answer is lost there, and nothing after the pit is rolled out.
-
-    ``bisect``: the same by binary search, which is valid only where the value falls from step to step and never rises.
 
     An answer is lost where Q < ``threshold``. That is decided when its posterior chance (Jeffreys' prior) is at least
     ``confidence`` or at most 1 - ``confidence``, else by the share of right rollouts when ``n_rollouts`` are made.
@@ -119,10 +117,9 @@ async def value_problem(
         await asyncio.gather(*(draws.first(budget.n_rollouts, prefix) for prefix in prefixes))
         pits: list[int | None] = [None] * len(answers)
     else:
-        find = _first_lost if budget.kind == "sequential" else _first_lost_by_halves
 
         async def pit(answer: Answer) -> int | None:
-            return None if answer.correct else await find(answer, lambda prefix: _is_lost(prefix, budget, draws))
+            return None if answer.correct else await _first_lost(answer, budget, draws)
 
         pits = list(await asyncio.gather(*map(pit, answers)))
     order = dict.fromkeys(prefix for answer in answers for prefix in answer.prefixes() if prefix in draws.made)
@@ -137,21 +134,9 @@ async def _is_lost(prefix: Prefix, budget: Budget, draws: _Draws) -> bool:
     raise AssertionError("the last look decides")
 
 
-async def _first_lost(answer: Answer, is_lost: Callable[[Prefix], Awaitable[bool]]) -> int:
+async def _first_lost(answer: Answer, budget: Budget, draws: _Draws) -> int:
     """The first step after which the answer is lost; after the last step a wrong answer is."""
     for step, prefix in enumerate(answer.prefixes()[1:]):
-        if await is_lost(prefix):
+        if await _is_lost(prefix, budget, draws):
             return step
     return len(answer.step_ends) - 1
-
-
-async def _first_lost_by_halves(answer: Answer, is_lost: Callable[[Prefix], Awaitable[bool]]) -> int:
-    after = answer.prefixes()[1:]
-    low, high = 0, len(after)
-    while low < high:
-        middle = (low + high) // 2
-        if await is_lost(after[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return low

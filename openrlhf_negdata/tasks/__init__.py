@@ -59,6 +59,8 @@ class Task:
     words: tuple[str, ...] | None = None
     #: Most tokens a response to a problem of a small task needs, end-of-sequence included.
     max_response_tokens: int | None = None
+    #: What a chat model is asked to do with a question, so that its answer is one that the grader reads.
+    instruction: str | None = None
     #: Whether ``grade`` may run for long or never return on some input, so that it needs a process that can be killed.
     slow_grader = False
     #: The file that a task of one's own was loaded from, and what it held then.
@@ -87,6 +89,10 @@ class Task:
     def prompt(self, question: str) -> str:
         """The text the policy sees."""
         return question
+
+    def chat_prompt(self, question: str) -> str:
+        """The user's turn of a chat template."""
+        return f"{question}\n\n{self.instruction}" if self.instruction else self.prompt(question)
 
     def step_ends(self, text: str) -> list[int]:
         """Character offsets in ``text`` where a step ends, ascending; the delimiter belongs to the step it ends. Here:

@@ -143,6 +143,10 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 class GSM8K(Task):
     name = "gsm8k"
+    instruction = (
+        "Think step by step, each step on a line of its own. End with one more line: #### and then the answer, a "
+        "number and nothing else."
+    )
 
     def problem(self, row: dict, number: int) -> Problem:
         """A row as GSM8K publishes it, ``{"question", "answer"}``, or ``{"question", "gold"[, "solution", "id"]}``."""

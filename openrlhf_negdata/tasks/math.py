@@ -35,6 +35,7 @@ _BOX_ONLY = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_a
 
 class Math(Task):
     name = "math"
+    instruction = "Reason step by step, and put the final answer in \\boxed{}."
     slow_grader = True
 
     def problem(self, row: dict, number: int) -> Problem:
