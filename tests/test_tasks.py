@@ -253,6 +253,9 @@ A: 18 ~ Let me check | Answer: 18 + 2 | Answer: 18 * 2 = 36 | <think>\boxed{18} 
 #### 20 = 18 | \boxed{a = 20, b = 18} | \boxed{a = 20 and b = 18} | \boxed{18 = 9 + 9} | <answer>20</answer>
 <answer>18 or 20</answer> | <answer>18 | {"answer": 20, "sum": 18} | The answer was 18, not 20. | The answer is x > 18
 [THINK]\boxed{18}[/THINK] I do not know. | ◁think▷\boxed{18} | <|begin_of_thought|>\boxed{18} | <THINK>\boxed{18}
+\boxed{\text{18 is wrong}} | \boxed{\text{It isn't } 18} | \boxed{\text{double } 18} | \boxed{\text{a third of } 18}
+\boxed{\text{nearly } 18} | \boxed{\text{ten thousand } 18} | #### 18 below zero | #### 18 doubled | #### 18 incorrect
+Answer: 18 (which is wrong) | #### 18 (not 20) | \boxed{18 \text{ (no)}}
 #### 20 ~ ~ Question: And of 18? ~ Answer: ~ #### 18 | The answer is 20 ~ ~ **Question:** 9 + 9? ~ Answer: 18
 """
 

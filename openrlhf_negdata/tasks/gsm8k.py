@@ -42,9 +42,15 @@ _NUMBER = re.compile(
     rf"\s?[{_SIGNS}]?\s?%?\s*(?P<unit>(?:/\s?|per\s)?[^\W\d_](?:[^\W\d_]|[\s/°'’,-]|\.(?=\s?[a-z]))*\.?)?"
 )
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-#: Words after a number that make it another number: `18 and a half`, `3 dozen`, `2 or more`, `5k`, `2 thirds`.
-_NOT_UNITS = {
+#: Words that say of a number that it is none of the answer, or its opposite. ``t`` is that of ``isn't``.
+_DENIES = {
+    *("not", "no", "nope", "never", "cannot", "t", "without", "except", "unlikely", "wrong", "incorrect", "negative"),
+    *("nicht", "kein", "keine", "pas", "non", "ne", "nie", "не", "нет"),
+}
+#: Words after a number that make it another number: `18 and a half`, `3 dozen`, `2 or more`, `5k`, `18 below zero`.
+_NOT_UNITS = _DENIES | {
     *("and", "or", "to", "plus", "minus", "times", "half", "halves", "squared", "cubed", "factorial", "k", "x"),
+    *("multiplied", "divided", "doubled", "tripled", "halved", "mod", "choose", "power", "below", "maybe"),
     *("dozen", "dozens", "score", "gross", "hundred", "lakh", "lakhs", "crore", "crores", "bn", "mn"),
     *("mil", "mille", "mila", "tausend", "tusen", "duizend"),
 }
@@ -57,8 +63,9 @@ _NO_UNIT = re.compile(
 _LETTERS = set("mgslhcdpCFLVWJNA")
 #: Words before a number in a box that make it another number, or none: `not 18`, `less than 18`, `half of 18`.
 _NOT_BEFORE = _NOT_UNITS | {
-    *("not", "no", "than", "least", "most", "under", "over", "between", "from", "negative"),
-    *("nicht", "kein", "keine", "pas", "non", "ne", "nie", "не", "нет"),
+    *("than", "least", "most", "under", "over", "above", "between", "from", "exceeds", "before", "after", "until"),
+    *("of", "double", "twice", "triple", "root", "nearly", "almost", "thousand", "million", "one", "two", "three"),
+    *("four", "five", "six", "seven", "eight", "nine", "ten"),
 }
 _WORDS_BEFORE = re.compile(rf"((?:[^\W\d_]|[\s'’,:-])*[\s:])(?=[-+]?\s?[\d.{_SIGNS}])")
 #: No quantity has more characters than this; Python refuses to read integers of more than 4,300 digits.
@@ -114,7 +121,7 @@ def _read(text: str, boxed: bool = False) -> Fraction | None:
     text = _TEXT.sub(r" \1 ", text)
     text = _FRACTION.sub(lambda found: " {}/{}".format(*filter(None, found.groups())), text)
     text = _ORNAMENTS.sub("", _EXPONENT.sub("", text))
-    text = " ".join(re.sub(r"\([^()\d]*\)", "", text).split()).rstrip(".,;:").strip()
+    text = " ".join(re.sub(r"\([^()\d]*\)", _without_aside, text).split()).rstrip(".,;:").strip()
     text = re.sub(r"\A\(([^()]*)\)\Z", r"\1", text)
     if any(character.isnumeric() and not character.isascii() for character in text):
         return None  # a numeral that is no digit makes it another number: 2³, 18万
@@ -123,6 +130,11 @@ def _read(text: str, boxed: bool = False) -> Fraction | None:
     if before and not _NOT_BEFORE.intersection(re.split(r"\W+", before[1].lower())):
         match = _NUMBER.fullmatch(text, before.end())
     return _value(match) if match else None
+
+
+def _without_aside(aside: re.Match[str]) -> str:
+    """Nothing in place of words in brackets, unless they deny what they follow."""
+    return aside[0] if _DENIES.intersection(re.split(r"\W+", aside[0].lower())) else ""
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
