@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.datasets import arms
 from openrlhf_negdata.datasets.arms.algorithm1 import Algorithm1
 from openrlhf_negdata.datasets.arms.dpo import Dpo
 from openrlhf_negdata.datasets.arms.rft import Rft
@@ -123,6 +124,26 @@ def worked_example(hand: Hand) -> None:
     hand.rolled("", "+a\n#### 2|", "+f\n#### 2|", "+a\n#### 2|", "-e\n#### 1|")
     hand.rolled("a\n", "+#### 2|", "+b\n#### 2|", "-c\n#### 1|", "-b\n#### 1|")
     hand.rolled("d\n", "+#### 2|", "+#### 2|", "+#### 2|", "+#### 2|")
+
+
+@pytest.mark.parametrize("arm", ["siblings", "dpo", "sft", "rft"])
+def test_the_help_of_an_arm_says_what_it_is_made_of_and_names_its_flags_as_they_are_written(arm, capsys):
+    with pytest.raises(SystemExit):
+        main(["build", arm, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "``" not in told
+    assert "(default: [])" not in told
+    assert ("a run folder of `negdata value` --problems_from" in told) == (arm == "siblings")
+    assert ("traces.jsonl --problems_from" in told) == (arm in ("dpo", "rft"))
+
+
+def test_the_help_of_build_says_in_one_line_what_each_arm_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    _, _, listed = capsys.readouterr().out.partition("arms:\n")
+    lines = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    assert list(lines) == arms.names()
+    assert all(10 < len(line) <= 97 and not line.endswith(("et al", ":", ".")) for line in lines.values())
 
 
 def test_algorithm_1_sets_a_right_answer_against_the_wrong_one_cut_after_its_pit(hand):

@@ -4,7 +4,7 @@ every one.
     negdata build sft      --input FOLDER --task gsm8k --tokenizer MODEL --output sft.jsonl
     negdata build rft      --input graded --output rft.jsonl
     negdata build siblings --input values --output step_dpo.jsonl
-    negdata build ARM --help                          the flags of an arm; docs/sets.md says what each is
+    negdata build ARM --help                          what an arm is made of, and its flags; also docs/sets.md
     negdata build my_arm.py --input values ...        an arm of your own: a Python file that ends with `arm = MyArm`
 
 --input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for
@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,16 @@ from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
+#: Columns of an arm's name in the help.
+_WIDE = 20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arm", help=f"which training set: {', '.join(arms.names())}; or the path of a .py file")
+    parser.add_argument("arm", help="which training set: one of those below, or the path of a .py file")
     parser.add_argument(
         "flags", nargs=argparse.REMAINDER, metavar="...", help="its flags: `negdata build ARM --help` explains them"
     )
+    parser.epilog = "arms:\n" + "\n".join(f"  {name:<{_WIDE}}{arms.about(name)}" for name in arms.names())
 
 
 def run(args: argparse.Namespace) -> None:
@@ -80,10 +86,10 @@ def run(args: argparse.Namespace) -> None:
 def _parse(name: str, kind: type[Arm], words: list[str]) -> argparse.Namespace:
     """The flags of all arms and those of this one. UserError for a flag of another arm, with the arms it is of."""
     parser = argparse.ArgumentParser(
-        prog=f"negdata build {name}", description=kind.__doc__, formatter_class=HelpFormatter, allow_abbrev=False
+        prog=f"negdata build {name}", description=_about(kind), formatter_class=HelpFormatter, allow_abbrev=False
     )
     flags.add_flags(parser.add_argument_group("the arm"), kind)
-    _add_input(parser.add_argument_group("what it is made of"))
+    _add_input(parser.add_argument_group("what it is made of"), kind)
     _add_sizes(parser.add_argument_group("how much"))
     given, unknown = parser.parse_known_args(words)
     for word in unknown:
@@ -96,12 +102,26 @@ def _parse(name: str, kind: type[Arm], words: list[str]) -> argparse.Namespace:
     return given
 
 
-def _add_input(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--input", default=None, help="run folder, or a folder with problems.jsonl and traces.jsonl")
+def _about(kind: type[Arm]) -> str:
+    """What the docstring of an arm says, its flags as they are written on the command line."""
+    known = flags.flags_of(kind)
+    written = inspect.cleandoc(kind.__doc__ or "")
+    return re.sub(r"``(\w+)``", lambda found: f"--{found[1]}" if found[1] in known else found[1], written)
+
+
+def _add_input(group: argparse._ArgumentGroup, kind: type[Arm]) -> None:
+    made_of = "a run folder, or one of your own with problems.jsonl"
+    if "values" in kind.tables:
+        made_of = "a run folder of `negdata value`"
+    elif kind.tables:
+        made_of = "a run folder of `negdata grade` or `value`, or one of your own with problems.jsonl and traces.jsonl"
+    group.add_argument("--input", default=None, help=made_of)
     group.add_argument(
-        "--problems_from", default=None, help=f"the problems, if the folder has no problems.jsonl: {ACCEPTED}"
+        "--problems_from",
+        default=None,
+        help=f"the problems, if a folder of your own has no problems.jsonl: {ACCEPTED}",
     )
-    group.add_argument("--output", required=True, help="the .jsonl file to write")
+    group.add_argument("--output", required=True, help="the .jsonl file to write, its card beside it")
     group.add_argument(
         "--task",
         default=None,
@@ -134,7 +154,10 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
 
 def _add_sizes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--problems", type=int, default=-1, help="so many of the problems, by --seed; a larger number adds to them"
+        "--problems",
+        type=int,
+        default=-1,
+        help="so many of the problems, by --seed; a larger number adds to them. -1: all",
     )
     group.add_argument("--size", type=int, default=-1, help="so many rows; a larger number adds to them. -1: all")
     group.add_argument(

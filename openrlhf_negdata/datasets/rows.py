@@ -144,7 +144,7 @@ class ValuedArm(Arm):
     best_of: int = flag(1, "Q is that of the best of this many rollouts; the paper's is 5", least=1)
     best_of_biased: bool = flag(
         False,
-        "by the form for fewer rollouts, 1 - (1 - c/n)^K",
+        "by 1 - (1 - c/n)^K, which needs fewer rollouts and is lower on average",
         only=("--best_of 2 or more", lambda arm: arm.best_of > 1),
     )
 

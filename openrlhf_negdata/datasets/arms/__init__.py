@@ -7,8 +7,10 @@ An arm is a dataclass, a subclass of :class:`openrlhf_negdata.datasets.rows.Arm`
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 from openrlhf_negdata import ownfile
@@ -19,6 +21,13 @@ from openrlhf_negdata.errors import UserError
 def names() -> list[str]:
     """The built-in arms."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def about(name: str) -> str:
+    """What a built-in arm is, in one line: what its file says first, which is read and not run."""
+    code = Path(__file__).with_name(f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+    told = " ".join((ast.get_docstring(ast.parse(code)) or "").split()).partition("``: ")[2]
+    return re.split(r"[.;:] | \(|\.\Z", told)[0]
 
 
 def load(name: str) -> type[Arm]:

@@ -1,5 +1,5 @@
-"""The arm ``step-rft``: advantage-filtered RFT (Setlur et al. 2024, fig 11). Right and wrong answers whose every step
-is of high advantage are cloned: those whose least step advantage is among the lowest are dropped."""
+"""The arm ``step-rft``: right and wrong answers without those whose least step advantage is lowest (advantage-filtered
+RFT, Setlur et al. 2024, fig 11)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The arm ``theorem``: pairs as Theorem 6.1 of Setlur et al. 2024 draws them, for which DPO has the optimum of
-advantage-weighted training: two next steps sampled from one prefix, and the one of value a is preferred to that of
-value b with chance sigmoid(a - b)."""
+"""The arm ``theorem``: from one prefix, two sampled next steps, the label drawn by their values: that of value a is
+preferred to that of value b with chance sigmoid(a - b). Pairs drawn so are the premise of Theorem 6.1 of Setlur et al.
+2024: for them DPO has the optimum of advantage-weighted training."""
 
 from __future__ import annotations
 
