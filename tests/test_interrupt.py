@@ -28,7 +28,7 @@ def alive(session):
 
 
 def interrupted(words, when, watched, log):
-    """Exit status, and what was said, of a command that is interrupted when ``when`` stands in the file ``watched``."""
+    """Exit status and words of a command that is interrupted when ``when`` stands in the file ``watched``."""
     watched.touch()
     with log.open("w") as told:
         command = [sys.executable, "-m", "openrlhf_negdata.cli.main", *map(str, words)]
