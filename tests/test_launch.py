@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -156,7 +157,110 @@ def test_mistake_under_two_processes_ends_with_status_2_and_one_line(tiny_model,
     assert output == "train_step_dpo: error: no such file: none.jsonl\n"
 
 
-@pytest.mark.parametrize("module", ["no_such_package.train", "openrlhf.cli.train_sfd"])
+@pytest.mark.parametrize("module", ["openrlhf.cli.train_sfd", "openrlhf_negdata.cly.train_sft", ".train"])
 def test_unknown_module_ends_with_status_2_and_one_line(module, capsys):
     assert main(["launch", module]) == 2
     assert capsys.readouterr().err == f"negdata launch: error: no module {module}\n"
+
+
+def test_a_package_that_is_not_installed_ends_with_status_2_and_who_knows_how_to_install_it(capsys):
+    assert main(["launch", "no_such_package.train"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("negdata launch: error: No module named 'no_such_package': `negdata doctor` says ")
+    assert told.count("\n") == 1
+
+
+def test_launch_by_its_path_in_a_folder_whose_name_holds_a_space(tiny_model, tmp_path):
+    """An environment there, of which nothing is on PATH, as cron and other people's scripts run a command."""
+    environment = tmp_path / "my folder" / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "ours.pth").write_text("\n".join(path for path in sys.path if os.path.isdir(path)))
+    (environment / "bin" / "ninja").symlink_to(Path(sys.executable).with_name("ninja"))
+    flags = ["--model.model_name_or_path", tiny_model, "--data.dataset", "none.jsonl", "--ckpt.output_dir", "out"]
+    words = ["-m", "openrlhf_negdata.cli.main", "launch", "openrlhf_negdata.cli.train_step_dpo", *flags]
+    compiler = os.path.dirname(shutil.which("g++"))
+    done = subprocess.run(
+        [environment / "bin" / "python", *words],
+        env={"PATH": f"{compiler}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"},
+        cwd=tmp_path / "my folder",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, "train_step_dpo: error: no such file: none.jsonl\n")
+
+
+@pytest.fixture
+def with_cuda(monkeypatch):
+    """``with_cuda(words)``: the command that `negdata launch` becomes where there is CUDA, and its environment."""
+    monkeypatch.setattr("openrlhf_negdata.cpu.without_cuda", lambda: False)
+
+    class Became(BaseException):
+        """What comes after execv is not reached."""
+
+    def become(path, command):
+        raise Became(path, command, dict(os.environ))
+
+    monkeypatch.setattr(os, "execv", become)
+
+    def launched(words):
+        with pytest.raises(Became) as became:
+            main(["launch", *words])
+        return became.value.args
+
+    return launched
+
+
+def test_the_flags_of_deepspeed_s_launcher_reach_it(with_cuda, monkeypatch, tmp_path):
+    """DeepSpeed's own parser reads the command."""
+    monkeypatch.chdir(tmp_path)
+    from deepspeed.launcher.runner import parse_args
+
+    given = ["--include", "worker-0@worker-1:0,1", "--master_port", "2900", "--no_ssh_check"]
+    given += ["--launcher_args", "-x --y=1"]
+    path, command, _ = with_cuda([*given, "openrlhf.cli.train_sft", "--data.dataset", "my data", "--include", "mine"])
+    assert [path, *command[:3]] == [sys.executable, sys.executable, "-m", "deepspeed.launcher.runner"]
+    read = parse_args(command[3:])
+    assert (read.include, read.master_port, read.no_ssh_check) == ("worker-0@worker-1:0,1", 2900, True)
+    assert read.launcher_args == "-x --y=1"
+    assert read.module
+    assert read.user_script == "openrlhf.cli.train_sft"
+    assert read.user_args == ["--data.dataset", "my data", "--include", "mine"]
+    _, command, _ = with_cuda(["--num_processes", "4", "openrlhf.cli.train_sft"])
+    assert parse_args(command[3:]).num_gpus == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--num_processes", "2", "--include", "localhost:0"], "--num_processes with --include or --exclude"),
+        (["--hostfile", "hosts"], "no space may be there"),
+    ],
+)
+def test_what_deepspeed_s_launcher_cannot_do_is_refused(with_cuda, monkeypatch, tmp_path, capsys, words, says):
+    (tmp_path / "my folder").mkdir()
+    monkeypatch.chdir(tmp_path / "my folder")
+    monkeypatch.setattr(os, "execv", None)
+    assert main(["launch", *words, "openrlhf.cli.train_sft"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_deepspeed_s_flags_are_refused_without_cuda(capsys):
+    assert main(["launch", "--hostfile", "hosts", "openrlhf.cli.train_sft"]) == 2
+    assert "--hostfile is for DeepSpeed's launcher, which needs CUDA" in capsys.readouterr().err
+
+
+def test_kernels_are_built_and_loaded_inside_the_environment(with_cuda, monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    _, _, environment = with_cuda(["openrlhf.cli.train_sft"])
+    inside = str(Path(sys.prefix) / "share" / "torch_extensions")
+    assert environment["TORCH_EXTENSIONS_DIR"] == inside
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert with_cuda(["openrlhf.cli.train_sft"])[2]["TORCH_EXTENSIONS_DIR"] == str(tmp_path)
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+    # A process of its own loads what DeepSpeed compiled; the system says from which files.
+    code = "from openrlhf_negdata import cpu\ncpu.setup()\nprint(open('/proc/self/maps').read())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {line.split(maxsplit=5)[-1] for line in done.stdout.splitlines() if line.endswith("fused_adam.so")}
+    assert loaded
+    assert all(file.startswith(f"{inside}/") for file in loaded)
