@@ -73,7 +73,7 @@ def updates_of(rows, batch_size=None, **more):
     from openrlhf_negdata.datasets.tokens import StepPairs
     from openrlhf_negdata.trainers.updates import PairUpdates
 
-    pairs = StepPairs(rows, 1000).pairs
+    pairs = StepPairs(rows, 1000)
     return PairUpdates(pairs, **{"batch_size": batch_size or len(pairs), "epochs": 1, "seed": 0, "budget": 64} | more)
 
 
@@ -105,7 +105,7 @@ def ours(model, rows, separate, budget=64, beta=0.1):
     from openrlhf_negdata.trainers.updates import sides
 
     updates = updates_of(rows, separate=separate, budget=budget)
-    (micro_batches,) = updates.after(0)
+    micro_batches = updates.share(next(updates.after(0)))
     found, total = {}, 0.0
     for micro_batch in micro_batches:
         sums, _ = sides(model, micro_batch, "cpu", separate)
@@ -155,7 +155,8 @@ def test_flex_attention_sees_what_sdpa_sees():
     from openrlhf_negdata.trainers.updates import sides
 
     rows, seen = pairs_of("many of one problem"), {}
-    (micro_batches,) = updates_of(rows, budget=10_000).after(0)
+    updates = updates_of(rows, budget=10_000)
+    micro_batches = updates.share(next(updates.after(0)))
     for attention in ("sdpa", "flex_attention"):
         model = causal_lm("llama")
         model.set_attn_implementation(attention)
@@ -215,7 +216,8 @@ def test_every_pair_is_in_as_many_updates_as_there_are_epochs_on_one_process(
     ]
     more = {"batch_size": batch, "epochs": epochs, "budget": budget, "separate": separate, "ranks": ranks}
     more["per_problem"] = draw.randint(1, 6)
-    by_rank = [list(updates_of(rows, rank=rank, **more).after(0)) for rank in range(ranks)]
+    updates = [updates_of(rows, rank=rank, **more) for rank in range(ranks)]
+    by_rank = [[one.share(items) for items in one.after(0)] for one in updates]
     made = count * epochs // batch
     assert [len(some) for some in by_rank] == [made] * ranks
     seen = []
@@ -230,8 +232,8 @@ def test_every_pair_is_in_as_many_updates_as_there_are_epochs_on_one_process(
     assert max(times) <= epochs
     assert sum(times) == made * batch
     done = made // 2
-    assert list(updates_of(rows, rank=0, **more).after(done)) == by_rank[0][done:]
-    parts = [part for rank in range(ranks) for part in updates_of(rows, rank=rank, **more).once()]
+    assert [updates[0].share(items) for items in updates[0].after(done)] == by_rank[0][done:]
+    parts = [one.share(items) for one in updates for items in one.once()]
     inside = [pair for part in parts for micro_batch in part for row in micro_batch for pair in row]
     once = sorted(pair.number for pair in inside if not pair.filler)
     assert once == list(range(count))
@@ -264,8 +266,7 @@ def test_the_loss_of_a_pair_with_its_nll_and_weight_by_hand(cpu_host, monkeypatc
     ratios of 1 and -1, so with beta = 0.5 0.313262 as above. NLL a token: 4 / 4 = 1. With a coefficient of 0.1 and a
     weight of 3: 3 x (0.313262 + 0.1 x 1) = 1.239786; in an update of two pairs on one process, half of that: 0.619893.
 
-    Logged, as this pair's half: rewards 0.5 x (1, -1) / 2 = (0.25, -0.25), margin 0.5, accuracy 1/2, and kl
-    -(1 - 1) / 7 = 0.
+    Logged: loss 3 x 0.313262, rewards 0.5 x (1, -1), margin 1, accuracy 1, and kl -(1 - 1) / 7 = 0.
     """
     from openrlhf_negdata.datasets.tokens import Pair
     from openrlhf_negdata.trainers import step_dpo
@@ -279,9 +280,9 @@ def test_the_loss_of_a_pair_with_its_nll_and_weight_by_hand(cpu_host, monkeypatc
     trainer.args = SimpleNamespace(model=SimpleNamespace(nll_loss_coef=0.1))
     value, logged = trainer.step_loss([[Pair(0, "p", [1], [2], [3], weight=3.0)]], [(-5.0, -5.0)], total=2)
     assert value.item() == pytest.approx(0.619893, abs=1e-6)
-    assert logged == pytest.approx(
-        {"loss": 3 * 0.313262 / 2, "acc": 0.5, "chosen_reward": 0.25, "reject_reward": -0.25, "margin": 0.5}
-        | {"chosen_logp": -2.0, "reject_logp": -3.0, "kl": 0.0, "nll": 0.5},
+    assert trainer.means(logged.tolist()) == pytest.approx(
+        {"loss": 3 * 0.313262, "acc": 1.0, "chosen_reward": 0.5, "reject_reward": -0.5, "margin": 1.0}
+        | {"chosen_logp": -4.0, "reject_logp": -6.0, "kl": 0.0, "nll": 1.0},
         abs=1e-6,
     )
 
@@ -507,7 +508,7 @@ def test_a_pass_over_all_pairs_goes_problem_by_problem_whatever_the_order_of_the
     from openrlhf_negdata.trainers.updates import PairUpdates
 
     pairs = [Pair(i, f"p{i % 8}", [1, 2, 3], [4 + i], [40 + i]) for i in range(32)]
-    made = [pair for parts in PairUpdates(pairs, 4, 1, 0, 64).once() for rows in parts for row in rows for pair in row]
+    made = [pair for items in PairUpdates(pairs, 4, 1, 0, 64).once() for pair in items]
     assert sorted(pair.number for pair in made) == list(range(32))
     assert [len({pair.problem for pair in made[i : i + 4]}) for i in range(0, 32, 4)] == [1] * 8
 
@@ -516,4 +517,4 @@ def test_rows_whose_problem_is_null_are_no_one_group(cpu_host):
     from openrlhf_negdata.datasets.tokens import StepPairs
 
     rows = [{"prompt_ids": [i], "chosen_ids": [1], "rejected_ids": [2], "problem": None} for i in (5, 6)]
-    assert len({pair.problem for pair in StepPairs(rows, 9).pairs}) == 2
+    assert len({pair.problem for pair in StepPairs(rows, 9)}) == 2

@@ -44,6 +44,11 @@ def updates_of(pairs, **more):
     return PairUpdates(pairs, **{"batch_size": 1, "epochs": 1, "seed": 3, "budget": 16192} | more)
 
 
+def shares(updates):
+    """This process's micro-batches of every update."""
+    return [updates.share(items) for items in updates.after(0)]
+
+
 def by_problem(pairs):
     problems = {}
     for pair in pairs:
@@ -59,7 +64,7 @@ def tokens(pairs):
 
 def loads(pairs, ranks, **more):
     """Of every update the distinct tokens of every process; pairs of a problem that a process has share theirs."""
-    by_rank = [updates_of(pairs, rank=rank, ranks=ranks, **more).after(0) for rank in range(ranks)]
+    by_rank = [shares(updates_of(pairs, rank=rank, ranks=ranks, **more)) for rank in range(ranks)]
     rows = lambda plan: (row for rows in plan for row in rows if not row[0].filler)  # noqa: E731
     return [[sum(map(tokens, rows(plan))) for plan in plans] for plans in zip(*by_rank, strict=True)]
 
@@ -83,7 +88,7 @@ def order_of_whole_problems(pairs, seed, epoch):
 
 def order_of(pairs, epochs, done=0, **more):
     """The pairs one by one, as updates of one pair show them."""
-    return [pair for (((pair,),),) in updates_of(pairs, epochs=epochs, **more).after(done)]
+    return [pair for (pair,) in updates_of(pairs, epochs=epochs, **more).after(done)]
 
 
 FEW = st.lists(st.integers(1, 8), min_size=1, max_size=12)
