@@ -394,11 +394,64 @@ def test_held_out_pairs_are_evaluated_against_their_own_reference(run, plain):
     assert seen["eval/chosen_logp"][0] == pytest.approx(plain["train/chosen_logp"][0], rel=0.5)
 
 
+def test_a_held_out_set_smaller_than_an_update_is_evaluated_and_so_is_the_last_model(run):
+    """Three held-out pairs, twice, are no update of 17; and 4 updates are no multiple of 3."""
+    held_out = run.folder / "three.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in many_rows()[:3]), encoding="utf-8")
+    seen = run("few held out", **{"eval.dataset": held_out, "eval.steps": 3, "train.batch_size": 17})
+    assert len(seen["train/loss"]) == 4
+    assert len(seen["eval/loss"]) == 2
+
+
 def test_another_reference_gives_the_log_probabilities_of_that_model(run, plain):
     """Against the model that `plain` trained, the untrained one starts with the margin of its fall."""
     seen = run("other", **{"ref.model_name_or_path": run.folder / "plain"})
     assert seen["train/loss"][0] > 0.75 > plain["train/loss"][0]
     assert seen["train/chosen_logp"][0] == plain["train/chosen_logp"][0]
+
+
+def test_a_reference_that_is_kept_in_host_memory_is_the_same_reference(run, plain):
+    """At ZeRO stage 3, where DeepSpeed does it."""
+    flags = {"ref.model_name_or_path": run.folder / "plain", "ds.zero_stage": 3}
+    seen = {name: run(name, **flags | more) for name, more in (("here", {}), ("offloaded", {"ref.offload": True}))}
+    assert seen["offloaded"]["train/loss"] == pytest.approx(seen["here"]["train/loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--ref.offload"], "--ref.offload needs --ref.model_name_or_path: else no second model is loaded"),
+        (["--ref.offload", "--ref.model_name_or_path", "{model}"], "--ref.offload needs --ds.zero_stage 3"),
+    ],
+)
+def test_an_offload_that_would_do_nothing_is_refused(run, train, flags, said):
+    words = [
+        "--model.model_name_or_path",
+        run.model,
+        "--data.dataset",
+        run.data,
+        "--ckpt.output_dir",
+        run.folder / "o",
+    ]
+    status, text = train(TRAIN, [*words, *(word.format(model=run.model) for word in flags)])
+    assert status == 2
+    assert said in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_reference_of_its_own_is_measured_too(run, train, separate):
+    """Its attention may have a window where the policy's has none."""
+    from transformers import AutoTokenizer
+
+    other = run.folder / "windowed"
+    model = family_model("mistral", **SMALL_WINDOW | {"vocab_size": 64})
+    model.save_pretrained(other)
+    AutoTokenizer.from_pretrained(run.model).save_pretrained(other)
+    words = ["--model.model_name_or_path", run.model, "--data.dataset", run.data, "--ref.model_name_or_path", other]
+    words += ["--ckpt.output_dir", run.folder / f"window {separate}", "--train.batch_size", 8]
+    status, text = train(TRAIN, words + ["--train.separate_sequences_enable"] * separate)
+    assert status == (0 if separate else 2), text[-2000:]
+    assert separate or "not exact for this model" in text.splitlines()[-1]
 
 
 def test_pairs_weigh_what_their_row_says(run, plain):
@@ -485,8 +538,83 @@ def test_attention_that_takes_no_mask_is_refused():
         packing.check(causal_lm("qwen2"), "flash_attention_2", 10, 10)
 
 
+TWO_PROCESSES = """
+import os, sys
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pathlib import Path
+from openrlhf_negdata import cpu
+
+def one(rank, folder, moment):
+    cpu.setup()
+    from openrlhf_negdata.trainers.reference import Reference, _read
+    dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    path = Path(folder) / f"disk{rank}" / "ref.parquet"  # each process sees another disk
+    if moment == "read":
+        print(rank, sorted(Reference(path, "a", "bf16").known.items()), flush=True)
+        return
+    reference = Reference(path, "a", "bf16")
+    if rank == 0:  # the disk that is written to is gone: a file is where the folder was
+        os.rmdir(path.parent)
+        path.parent.write_text("")
+    try:
+        reference._share({f"of {rank}": (1.0, 2.0)})
+    except OSError as error:
+        print(rank, type(error).__name__, getattr(error, "told"), flush=True)
+
+if __name__ == "__main__":
+    mp.spawn(one, (sys.argv[1], sys.argv[2]), 2)
+"""
+
+
+def two_processes(folder, moment):
+    script = folder / "two.py"
+    script.write_text(TWO_PROCESSES, encoding="utf-8")
+    done = subprocess.run([sys.executable, script, folder, moment], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return sorted(line for line in done.stdout.splitlines() if line[:2] in ("0 ", "1 "))
+
+
+def test_rank_0_alone_reads_the_references_file_and_all_know_what_is_in_it(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from openrlhf_negdata.trainers.reference import SCHEMA
+
+    for rank in range(2):
+        (tmp_path / f"disk{rank}").mkdir()
+        row = {"key": f"of disk {rank}", "chosen": -1.0, "rejected": -2.0}
+        pq.write_table(pa.Table.from_pylist([row], SCHEMA), tmp_path / f"disk{rank}" / "ref.parquet")
+    assert two_processes(tmp_path, "read") == [f"{rank} [('of disk 0', (-1.0, -2.0))]" for rank in range(2)]
+
+
+def test_what_rank_0_cannot_write_ends_all_processes_and_it_alone_says_so(tmp_path):
+    (tmp_path / "disk0").mkdir()
+    seen = two_processes(tmp_path, "write")
+    assert [line.split()[0] for line in seen] == ["0", "1"]
+    assert len({line.split()[1] for line in seen}) == 1
+    assert [line.split()[2] for line in seen] == ["False", "True"]
+
+
+def test_a_pass_of_the_reference_that_is_killed_goes_on_from_what_it_wrote(run, train):
+    """1,100 pairs, written after 1,024 of them; killed before the next update of pairs is computed."""
+    draw = random.Random(3)
+    data, some = run.folder / "long.jsonl", lambda: [draw.randrange(3, 63) for _ in range(3)]
+    rows = [{"prompt_ids": some(), "chosen_ids": [3, *some()], "rejected_ids": [4, *some()]} for _ in range(1100)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["--model.model_name_or_path", run.model, "--data.dataset", data, "--train.batch_size", 128]
+    words += ["--ckpt.output_dir", run.folder / "long"]
+    status, text = train(TRAIN, words, die=["reference", 2])
+    assert status == -9
+    assert "0 of 1100 pairs have the reference's log-probabilities" in text
+    status, text = train(TRAIN, words)
+    assert status == 0, text[-3000:]
+    assert "1024 of 1100 pairs have the reference's log-probabilities" in text
+    assert not [path.name for path in run.folder.iterdir() if "long.ref" in path.name]
+
+
 def test_a_write_of_the_reference_keeps_what_another_run_has_put_there_since(tmp_path):
-    """And rank 0 alone reads the file. Two runs share it: each reads it empty, and each adds a pair of its own."""
+    """Two runs share the file: each reads it empty, and each adds a pair of its own."""
     code = (
         "import sys, torch.distributed as dist\n"
         "from pathlib import Path\n"
