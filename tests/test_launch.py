@@ -110,8 +110,9 @@ def test_stock_openrlhf_trains_saves_and_resumes_without_cuda(stock_runs, tiny_m
 
 
 @pytest.mark.parametrize("trainer", ["train_step_dpo", "train_advantage_weighted"])
-def test_two_processes_train_as_one_does(train, tiny_model, data, tmp_path, trainer):
-    """Two processes with small micro-batches see what one sees with a large one."""
+def test_two_processes_train_and_evaluate_as_one_does(train, tiny_model, data, tmp_path, trainer):
+    """Two processes with small micro-batches see what one sees with a large one, though neither an update's five rows
+    nor the three held-out ones can be halved. A run that is done is refused other settings, by rank 0 for both."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -125,11 +126,14 @@ def test_two_processes_train_as_one_does(train, tiny_model, data, tmp_path, trai
                 made = {"prompt_ids": ids["prompt"], "response_ids": ids["chosen"], "step_ends": ends}
                 made |= {"weights": [0.1 * number, 1.0]}
             print(json.dumps(made), file=rows)
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "held out.jsonl").write_text(lines[0] + lines[8] + lines[15], encoding="utf-8")
     size = {"train_step_dpo": ("train.max_tokens_per_gpu", 60, 4000)}.get(trainer, ("train.micro_batch_size", 2, 8))
     logged = {}
     for name, count in zip(("two", "one"), size[1:], strict=True):
         flags = ["--model.model_name_or_path", tiny_model, "--data.dataset", tmp_path / "rows.jsonl"]
-        flags += ["--train.batch_size", 8, f"--{size[0]}", count, "--adam.lr", 1e-3]
+        flags += ["--eval.dataset", tmp_path / "held out.jsonl", "--train.max_epochs", 1]
+        flags += ["--train.batch_size", 5, f"--{size[0]}", count, "--adam.lr", 1e-3]
         flags += ["--ckpt.save_steps", 1, "--ckpt.output_dir", tmp_path / name]
         flags += ["--logger.tensorboard_dir", tmp_path / "logs", "--logger.wandb.run_name", name]
         module = f"openrlhf_negdata.cli.{trainer}"
@@ -141,12 +145,22 @@ def test_two_processes_train_as_one_does(train, tiny_model, data, tmp_path, trai
         events = EventAccumulator(str(tmp_path / "logs" / name))
         events.Reload()
         logged[name] = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert not {path.name for path in tmp_path.iterdir()} & {".two.ckpt", ".two.tmp"}
+    left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".") and "two" in path.name}
+    assert left == {".two.lock"}
     AutoModelForCausalLM.from_pretrained(tmp_path / "two")
-    assert len(logged["two"]["train/loss"]) == 2
+    assert len(logged["two"]["train/loss"]) == 3
     assert logged["two"]["train/lr"] == logged["one"]["train/lr"]
     for tag in {*logged["one"]} - {"train/tokens_per_second", "train/acc"}:
         assert logged["two"][tag] == pytest.approx(logged["one"][tag], rel=0.02, abs=0.002), tag
+    flags[flags.index(1e-3)], flags[flags.index(tmp_path / "one")] = 2e-3, tmp_path / "two"
+    status, output = launch(["--num_processes", 2, module, *flags], tmp_path, tmp_path / "other.log")
+    assert status == 2
+    said = [line for line in output.splitlines() if "error" in line]
+    assert said == [
+        f"{trainer}: error: {tmp_path / 'two'} was trained with adam.lr = 0.001, not 0.002: "
+        "give another --ckpt.output_dir, or remove that folder"
+    ]
+    assert "Traceback" not in output
 
 
 def test_mistake_under_two_processes_ends_with_status_2_and_one_line(tiny_model, tmp_path):

@@ -199,9 +199,7 @@ def test_pairs_reach_the_trainer_as_they_stand_or_are_dropped_and_counted(rows, 
     if max_length < 2:
         return
     assert len(data) + data.dropped.total() == 1 + len(rows)
-    for number, ((prompt, chosen, rejected), pair) in enumerate(
-        zip([([1], [2], [3]), *kept], data.pairs, strict=True)
-    ):
+    for number, ((prompt, chosen, rejected), pair) in enumerate(zip([([1], [2], [3]), *kept], data, strict=True)):
         assert pair.number == number
         assert pair.sequences() == (prompt + chosen, prompt + rejected)
         assert pair.prompt == prompt
