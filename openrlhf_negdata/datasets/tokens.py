@@ -13,7 +13,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from openrlhf.datasets import SFTDataset
 from openrlhf.utils.utils import zero_pad_sequences
 
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.steps.credit import spread
 
 
 class Column:
@@ -121,14 +121,14 @@ class WeightedDataset(TokenSFTDataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         ids, mask, loss_mask = super().__getitem__(index)
         weights, start = torch.zeros(ids.shape), self.prompts.size(index) - 1
-        for (begin, end), weight in zip(pairwise([0, *self.step_ends[index]]), self.weights[index], strict=True):
-            weights[0, start + begin : start + end] = weight
+        of_tokens = torch.from_numpy(spread(self.weights[index], self.step_ends[index]))
+        weights[0, start : start + len(of_tokens)] = of_tokens
         return ids, mask, loss_mask, weights
 
     def token_weights(self) -> torch.Tensor:
         """The weights of all tokens of all responses, of shape (tokens,)."""
-        lengths = [end - begin for row in range(len(self)) for begin, end in pairwise([0, *self.step_ends[row]])]
-        return torch.repeat_interleave(torch.tensor(self.weights.all(), dtype=torch.float), torch.tensor(lengths))
+        of_rows = [spread(self.weights[row], self.step_ends[row]) for row in range(len(self))]
+        return torch.from_numpy(np.concatenate(of_rows)).float()
 
     def collate_fn(self, items: list[Any]) -> tuple[torch.Tensor, ...]:
         padded = super().collate_fn([item[:3] for item in items])
