@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.forms import BadRow, json_lines, json_row, rows_of
-from openrlhf_negdata.tasks import Problem, Task
+from openrlhf_negdata.records import Problem
+
+if TYPE_CHECKING:
+    from openrlhf_negdata.tasks import Task
 
 Row = TypeVar("Row")
 

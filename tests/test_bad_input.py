@@ -13,10 +13,10 @@ import pytest
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.models import revision
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem
 
 ROWS = ['{"question": "1 +1 ?", "gold": "r2"}', '{"question": "2 +1 ?", "gold": "r0"}']
 
@@ -177,7 +177,7 @@ def test_only_the_head_size_is_vllms_and_only_on_cpu(files, tiny_model, monkeypa
         ("rollout.n_samples_per_prompt", 0, "--rollout.n_samples_per_prompt and --shard_size must be at least 1"),
         ("shard_size", 0, "--rollout.n_samples_per_prompt and --shard_size must be at least 1"),
         ("rollout.max_new_tokens", 0, "--rollout.max_new_tokens must be at least 1, not 0"),
-        ("rollout.max_new_tokens", 1000, "takes 128 tokens at most, and the longest prompt with"),
+        ("rollout.max_new_tokens", 1000, "the prompts of 2 of 2 problems are too long, by id (tokens): 1 (3), 2 (3)"),
     ],
 )
 def test_a_setting_that_cannot_be_sampled_with_is_refused(files, tiny_model, capsys, flag, value, says):

@@ -20,10 +20,11 @@ from openrlhf_negdata.datasets.arms.shared_prefix import SharedPrefix
 from openrlhf_negdata.datasets.arms.siblings import Siblings
 from openrlhf_negdata.datasets.rows import Account, Answered, Arm
 from openrlhf_negdata.files import ShuffledRows
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.records import OUTCOMES, Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
-from openrlhf_negdata.tasks import OUTCOMES, Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK = load("gsm8k")
 PROBLEMS = [Problem("p", "?", "2", "a\n#### 2"), Problem("q", "??", "3")]

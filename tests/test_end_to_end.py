@@ -18,11 +18,12 @@ import pytest
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.files import read_problems
+from openrlhf_negdata.records import OUTCOMES
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.split import split_steps
 from openrlhf_negdata.steps.values import Estimator
-from openrlhf_negdata.tasks import OUTCOMES, load
+from openrlhf_negdata.tasks import load
 
 TASK = load("running_value")
 PROBLEMS, SAMPLES, ROLLOUTS, SHARD = 60, 4, 4, 20

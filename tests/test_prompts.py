@@ -14,12 +14,13 @@ from openrlhf_negdata.cli import evaluate
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import write_jsonl
+from openrlhf_negdata.records import Problem
 from openrlhf_negdata.rollouts import prompts
 from openrlhf_negdata.rollouts.engines import Continuation, Engines, Sampling
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import answer_problems
 from openrlhf_negdata.rollouts.store import Run
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK, TINY = load("gsm8k"), load("running_value")
 ROW = {"question": "1 + 1?", "answer": "It is 2.\n#### 2"}
@@ -238,3 +239,12 @@ def test_an_evaluation_prompts_as_the_run_that_it_names_was(tmp_path, tiny_model
     assert evaluate._prompting(flags) == Prompting(**sampled)
     with pytest.raises(UserError, match="leave out the --data flags"):
         evaluate._prompting(flags | {"data.no_bos": True})
+
+
+def test_show_says_how_a_run_was_prompted_and_graded(tmp_path, tiny_model, capsys):
+    how = {"chat_template": True, "no_bos": False, "system_prompt": "Be brief.", "input_template": None}
+    settings = {"task": "gsm8k", "grading": "flexible", "input": {"task": "gsm8k", "prompting": how}}
+    Run.create(tmp_path / "run", "grade", settings, [Problem("p", "?", "1")], tiny_model)
+    assert main(["show", str(tmp_path / "run")]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "prompts: chat_template yes prompts: system_prompt 'Be brief.' grading flexible" in told

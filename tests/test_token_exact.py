@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
 from openrlhf_negdata.rollouts.prompts import Prompting
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 #: Settings of a value run.
 MADE = {"task": "gsm8k", "budget": asdict(Budget()), "steps": asdict(PRESETS["task"])}

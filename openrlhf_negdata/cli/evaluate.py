@@ -26,11 +26,13 @@ from tqdm import tqdm
 
 from openrlhf_negdata import models
 from openrlhf_negdata.analysis.summary import NOT_ARMS
+from openrlhf_negdata.cli.grade import add_grading_flag, warn_of_no_answers
 from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_response_tokens, read_sampling
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, OUTCOMES, Problem, content_seed
 from openrlhf_negdata.rollouts import engines, prompts
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import decode_responses, encode_response
@@ -38,7 +40,7 @@ from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueRun
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import CORRECT, OUTCOMES, Problem, Task, load
+from openrlhf_negdata.tasks import Task, load
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts_of", default=None, metavar="RUN", help="prompt as the answers of this run were (its --data flags)"
     )
+    add_grading_flag(parser)
     add_sampling_flags(parser)
     engines.add_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
-    task = load(args.task)
+    task = load(args.task).graded_by(args.grading)
     problems = read_problems(args.problems, task)
     arms = _named(args.models, flags)
     sampling, prompting = read_sampling(flags), _prompting(flags)
@@ -99,8 +102,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--q_problems must be at least 0 and --q_rollouts at least 1")
     settings = {
         "task": task.identity,
+        "grading": args.grading,
         "problems": len(problems),
-        "problems_digest": engines.content_seed(problems),
+        "problems_digest": content_seed(problems),
         "max_tokens": max_response_tokens(task, flags),
         "prompting": vars(prompting),
         "q_problems": args.q_problems,
@@ -184,8 +188,7 @@ def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Gr
         prompts.check_fit(exam.prompting, tokenizer, model)
         encode = exam.prompting.encoder(tokenizer, exam.task)
         asked = {problem.id: encode(problem.question) for problem in exam.problems}
-        longest = exam.max_tokens + max(map(len, asked.values()))
-        models.check_length(model, longest)
+        longest = models.check_length(model, {name: len(ids) for name, ids in asked.items()}, exam.max_tokens)
         groups.append(Group(alike, tokenizer, asked, longest))
     return groups
 
@@ -201,6 +204,7 @@ def _greedy(running: engines.Engines, exam: Exam, group: Group) -> dict[str, Any
     texts = decode_responses(group.tokenizer, [answer.token_ids for answer in answers])
     rows = [(p.gold, text, a.finish_reason) for p, text, a in zip(problems, texts, answers, strict=True)]
     outcomes = [graded.outcome for graded in grade_rows(exam.task, rows)]
+    warn_of_no_answers(exam.task, Counter(outcomes), dict(zip(outcomes, texts, strict=True)).get(NO_ANSWER, ""))
     whole = [
         exam.task.trace_right(problem.question, text) and answer.finish_reason == "stop"
         for problem, text, answer in zip(problems, texts, answers, strict=True)
@@ -231,6 +235,7 @@ def _q_by_step(
         max_tokens=exam.max_tokens,
         budget=Budget(n_rollouts=exam.q_rollouts),
         seed=exam.seed,
+        grading=exam.task.grading,
         trust_remote_code=flags["model.trust_remote_code"],
     )
     solutions = [encode_response(group.tokenizer, str(problem.solution)) for problem in exam.q_problems]

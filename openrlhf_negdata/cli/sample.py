@@ -18,9 +18,10 @@ from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.forms import ACCEPTED
+from openrlhf_negdata.records import Trace, content_seed
 from openrlhf_negdata.rollouts import engines, prompts
 from openrlhf_negdata.rollouts.sampling import answer_problems
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
 
@@ -97,8 +98,8 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
     prompts.check_fit(prompting, tokenizer, model)
     encode = prompting.encoder(tokenizer, task)
-    longest = max_tokens + max(len(encode(problem.question)) for problem in problems)
-    models.check_length(model, longest)
+    asked = {problem.id: len(encode(problem.question)) for problem in problems}
+    longest = models.check_length(model, asked, max_tokens)
     settings = {
         "task": task.identity,
         "model": models.revision(model),
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         "prompting": vars(prompting),
         "seed": args.seed,
         "shard_size": args.shard_size,
-        "problems": engines.content_seed(problems),
+        "problems": content_seed(problems),
     }
     output = Run.create(args.output, "sample", settings, problems, model, task)
     if output.complete:

@@ -30,13 +30,26 @@ from openrlhf_negdata import models
 from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.cli.show import show
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.records import (
+    CORRECT,
+    FAILED,
+    NO_ANSWER,
+    OUTCOMES,
+    TIMED_OUT,
+    TRUNCATED,
+    WRONG,
+    Rollout,
+    StepValues,
+    Trace,
+    content_seed,
+)
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.sampling import encode_response
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueResult, ValueRun
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Answer, Budget
 from openrlhf_negdata.steps.split import PRESETS, first_step, split_steps
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, TIMED_OUT, TRUNCATED, WRONG, Task
+from openrlhf_negdata.tasks import Task
 
 #: Flags that say which answers are valued, without their section.
 WHICH = ("wrong_per_problem", "correct_per_problem", "skip_all_right", "skip_all_wrong")
@@ -157,6 +170,7 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
             max_tokens=made["max_tokens"],
             budget=budget,
             seed=flags["seed"],
+            grading=task.grading,
             trust_remote_code=flags["model.trust_remote_code"],
         )
         gold = {problem.id: problem.gold for problem in output.problems()}
@@ -250,7 +264,7 @@ def choose(answers: list[Trace], flags: dict, dropped: Counter[str]) -> list[Tra
     right: list[Trace] = []
     wrong: list[Trace] = []
     for trace in answers:
-        if trace.outcome in (TRUNCATED, TIMED_OUT):
+        if trace.outcome in (TRUNCATED, TIMED_OUT, FAILED):
             dropped[str(trace.outcome)] += 1
         elif not trace.token_ids:
             dropped["empty"] += 1
@@ -268,7 +282,7 @@ def choose(answers: list[Trace], flags: dict, dropped: Counter[str]) -> list[Tra
         dropped["duplicate"] += len(traces) - len(distinct)
         if 0 <= limit < len(distinct):
             dropped["over_limit"] += len(distinct) - limit
-            rng = random.Random(engines.content_seed(flags["seed"], traces[0].problem, outcomes))
+            rng = random.Random(content_seed(flags["seed"], traces[0].problem, outcomes))
             distinct = rng.sample(distinct, limit)
         taken += distinct
     return taken

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.engines import content_seed
-from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Problem, Rollout, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.values import Estimator
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Problem
 
 if TYPE_CHECKING:
     from openrlhf_negdata.datasets.source import Source

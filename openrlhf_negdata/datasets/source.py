@@ -13,10 +13,11 @@ from openrlhf_negdata.datasets.own import read_solutions
 from openrlhf_negdata.datasets.rows import Answered
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import Reading
+from openrlhf_negdata.records import CORRECT, Problem, Trace
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import encode_response
-from openrlhf_negdata.rollouts.store import Run, Trace
-from openrlhf_negdata.tasks import CORRECT, Problem, Task
+from openrlhf_negdata.rollouts.store import Run
+from openrlhf_negdata.tasks import Task
 
 
 class Source:

@@ -44,13 +44,16 @@ class Prompting:
 
         It raises a UserError where the tokenizer has no chat template, or one that takes no such turns.
         """
-        begins = [] if self.chat_template else self._beginning(tokenizer)
+        begins: list[int] | None = [] if self.chat_template or self.no_bos else None
 
         def encode(question: str) -> list[int]:
+            nonlocal begins
             text = self.asked(task, question)
             if self.chat_template:
                 text = self._rendered(tokenizer, text)
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if begins is None:
+                begins = _beginning(tokenizer, text, ids)
             return ids if ids[: len(begins)] == begins else [*begins, *ids]
 
         return encode
@@ -65,21 +68,20 @@ class Prompting:
             reason = str(error).split("\n")[0].split("! ")[0]
             raise UserError(f"--data.apply_chat_template: {tokenizer.name_or_path}: {reason}") from error
 
-    def _beginning(self, tokenizer: Any) -> list[int]:
-        """The ids that the model's tokenizer puts before every text: its beginning-of-sequence token, if it has that
-        habit, for the model was trained so. OpenRLHF puts none (openrlhf/utils/agent.py:216,
-        datasets/sft_dataset.py:150), so it is said once where there are some."""
-        if self.no_bos:
-            return []
-        whole, bare = tokenizer("x")["input_ids"], tokenizer("x", add_special_tokens=False)["input_ids"]
-        ends = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-        if ends:
-            say_once(
-                f"prompts begin with {tokenizer.decode(whole[:ends])}, as every text of this tokenizer does "
-                f"({tokenizer.name_or_path}). OpenRLHF's own trainers put none: for a model that they trained without "
-                "a chat template give --data.no_bos"
-            )
-        return whole[:ends]
+
+def _beginning(tokenizer: Any, text: str, bare: list[int]) -> list[int]:
+    """The ids that the model's tokenizer puts before every text: its beginning-of-sequence token, if it has that
+    habit, for the model was trained so. OpenRLHF puts none (openrlhf/utils/agent.py:216,
+    datasets/sft_dataset.py:150), so it is said once where there are some. ``bare``: the ids of ``text`` alone."""
+    whole = tokenizer(text)["input_ids"]
+    ends = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    if ends:
+        say_once(
+            f"prompts begin with {tokenizer.decode(whole[:ends])}, as every text of this tokenizer does "
+            f"({tokenizer.name_or_path}). OpenRLHF's own trainers put none: for a model that they trained without "
+            "a chat template give --data.no_bos"
+        )
+    return whole[:ends]
 
 
 def add_flags(parser: argparse._ActionsContainer) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from openrlhf_negdata.rollouts.engines import Engines, Request, Sampling, content_seed
-from openrlhf_negdata.rollouts.store import Trace
-from openrlhf_negdata.tasks import Problem
+from openrlhf_negdata.records import Problem, Trace, content_seed
+from openrlhf_negdata.rollouts.engines import Engines, Request, Sampling
 
 
 def encode_response(tokenizer: Any, text: str) -> list[int]:

@@ -6,7 +6,8 @@ An answer is announced, and the last announcement counts: by ``\boxed{...}`` or 
 with a number after it (with words after it, it is a heading of Markdown); or, where nothing but a closing remark
 follows, by ``A:``, ``Answer:`` or ``the answer is`` with a number after it. A number that nothing announces is never
 an answer, so that a response which was cut off has none, and what is announced but is no number is none either. A
-thinking block is not read, nor is a next ``Question:`` that a policy writes after its answer.
+thinking block is not read, nor is a next ``Question:`` that a policy writes after its answer. With ``flexible``
+grading, a response without an answer has the last number that stands in it.
 
 Answers are compared as exact fractions: ``$1,080.00`` is ``1080``, ``1/2`` is ``0.5``, ``2\frac{1}{2}`` is ``2.5``,
 ``50%`` is ``50``, ``3 million`` is ``3000000``, ``x = 18`` is ``18``. Units are not compared: ``18 dollars`` and ``18
@@ -19,7 +20,8 @@ import re
 from bisect import bisect_left
 from fractions import Fraction
 
-from openrlhf_negdata.tasks import Problem, Task
+from openrlhf_negdata.records import Problem
+from openrlhf_negdata.tasks import Task
 from openrlhf_negdata.tasks.answers import last_boxed, last_boxes, plain, without_thinking
 
 _SIGNS = "$€£¥₹₩₽₺₫₱₦"
@@ -71,6 +73,8 @@ _WORDS_BEFORE = re.compile(rf"((?:[^\W\d_]|[\s'’,:-])*[\s:])(?=[-+]?\s?[\d.{_S
 #: No quantity has more characters than this; Python refuses to read integers of more than 4,300 digits.
 _LONGEST = 200
 
+#: What flexible grading takes for a number: digits with their sign, separators and decimals.
+_ANY_NUMBER = re.compile(rf"(?<![\w.])-?{_CURRENCY}?{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])-?\.[0-9]+|[0-9]+(?:\.[0-9]+)?")
 _MARKER = re.compile(r"####+([^\n]*)")
 #: What begins as a number does, if it is none of a list: there an answer was announced, be it readable or not.
 _BEGINS_AS_NUMBER = re.compile(
@@ -155,6 +159,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 class GSM8K(Task):
     name = "gsm8k"
+    gradings = ("strict", "flexible")
     instruction = (
         "Think step by step, each step on a line of its own. End with one more line: #### and then the answer, a "
         "number and nothing else."
@@ -186,9 +191,15 @@ class GSM8K(Task):
         number."""
         text = plain(without_thinking(response))
         asks = _NEXT_QUESTION.search(text)
-        _, answer, boxed = max((asks and _announced(text[: asks.start()])) or _announced(text) or [(-1, "", False)])
+        parts = [text[: asks.start()], text] if asks else [text]
+        _, answer, boxed = max(next(filter(None, map(_announced, parts)), [(-1, "", False)]))
         answer = answer if boxed else answer.rstrip("!")  # in a box it is a factorial
-        return answer if read_number(answer, boxed) is not None else None
+        if read_number(answer, boxed) is not None:
+            return answer
+        if self.grading != "flexible":
+            return None
+        numbers = next(filter(None, map(_ANY_NUMBER.findall, parts)), [])
+        return numbers[-1] if numbers else None
 
     def is_right(self, gold: str, answer: str) -> bool:
         return read_number(gold) == read_number(answer, boxed=True)

@@ -14,7 +14,8 @@ from typing import Any
 from math_verify import parse, verify
 from math_verify.parser import LatexExtractionConfig
 
-from openrlhf_negdata.tasks import Problem, Task
+from openrlhf_negdata.records import Problem
+from openrlhf_negdata.tasks import Task
 from openrlhf_negdata.tasks.answers import last_boxed, last_boxes, plain, without_thinking
 from openrlhf_negdata.tasks.ends import find_ends
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import pkgutil
 import re
-import sys
 from pathlib import Path
 
+from openrlhf_negdata import ownfile
 from openrlhf_negdata.datasets.rows import Arm
 from openrlhf_negdata.errors import UserError
 
@@ -39,13 +38,7 @@ def load(name: str) -> type[Arm]:
         return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").arm
     if not Path(name).is_file():
         raise UserError(f"no such arm file: {name}")
-    spec = importlib.util.spec_from_file_location("negdata_arm", name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look it up
-    spec.loader.exec_module(module)
-    arm = getattr(module, "arm", None)
+    arm = getattr(ownfile.run("arm", str(Path(name).absolute()), Path(name).read_bytes()), "arm", None)
     if not (isinstance(arm, type) and issubclass(arm, Arm)):
         raise UserError(f"{name} defines no `arm`: end it with `arm = MyArm`, a subclass of Arm")
     return arm

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, sft_row
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.engines import content_seed
-from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.records import CORRECT, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.credit import credit
-from openrlhf_negdata.tasks import CORRECT
 
 if TYPE_CHECKING:
     from openrlhf_negdata.datasets.source import Source
