@@ -191,11 +191,14 @@ class GSM8K(Task):
         number."""
         text = plain(without_thinking(response))
         asks = _NEXT_QUESTION.search(text)
-        _, answer, boxed = max((asks and _announced(text[: asks.start()])) or _announced(text) or [(-1, "", False)])
+        parts = [text[: asks.start()], text] if asks else [text]
+        _, answer, boxed = max(next(filter(None, map(_announced, parts)), [(-1, "", False)]))
         answer = answer if boxed else answer.rstrip("!")  # in a box it is a factorial
         if read_number(answer, boxed) is not None:
             return answer
-        numbers = _ANY_NUMBER.findall(text) if self.grading == "flexible" else []
+        if self.grading != "flexible":
+            return None
+        numbers = next(filter(None, map(_ANY_NUMBER.findall, parts)), [])
         return numbers[-1] if numbers else None
 
     def is_right(self, gold: str, answer: str) -> bool:

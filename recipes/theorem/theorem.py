@@ -25,8 +25,7 @@ from openrlhf_negdata.datasets.arms.siblings import Siblings
 from openrlhf_negdata.datasets.arms.theorem import Theorem
 from openrlhf_negdata.datasets.next_steps import OfNextSteps
 from openrlhf_negdata.datasets.rows import Account, Answered
-from openrlhf_negdata.rollouts.store import Rollout
-from openrlhf_negdata.tasks import CORRECT, WRONG, Problem
+from openrlhf_negdata.records import CORRECT, WRONG, Problem, Rollout
 from openrlhf_negdata.trainers.losses import DPOLoss
 
 #: Rollouts from a prefix, and from each next step that one of them took.
