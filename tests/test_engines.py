@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openrlhf_negdata import cpu
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.rollouts import engines
 
@@ -107,6 +108,29 @@ def test_an_engine_process_that_was_killed_is_told_so(running):
             raise RuntimeError(FOLLOWS)
 
     assert "vLLM's engine process died and left no error: the system kills it" in line_of(running(Silent))
+
+
+def test_an_engine_that_lacks_memory_is_told_with_the_settings_that_decide_it(cluster, tmp_path):
+    """vLLM names its own settings, which are not those of our commands."""
+    ray, logs = cluster
+
+    class Lacks:
+        def __init__(self):
+            raise ValueError("1.22 GiB KV cache is needed, larger than the available KV cache memory (1.0 GiB).")
+
+        def ready(self):
+            """Never reached."""
+
+    made = engines.Engines(tmp_path, 8, {})
+    made.logs = logs
+    with pytest.raises(ray.exceptions.RayActorError) as failed:
+        ray.get(ray.remote(num_cpus=0)(Lacks).remote().ready.remote())
+    line = made._cannot_start(failed.value)
+    assert line.startswith(
+        f"an engine for {tmp_path} cannot start: ValueError: 1.22 GiB KV cache is needed, larger than"
+    )
+    cache = "VLLM_CPU_KVCACHE_SPACE (GiB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
+    assert line.endswith(f"; an engine's memory is set by {cache}, a sequence's by --rollout.max_new_tokens")
 
 
 def test_an_error_of_several_lines_is_told_whole(running):

@@ -113,10 +113,7 @@ class Engines:
             self._join_ray(engines, parallel)
             self._start(engines, parallel)
         except ray.exceptions.RayError as error:
-            says = f"an engine for {self.model} cannot start: {_cause(error, self.logs)}"
-            if "memory" in says.lower():
-                cache = "VLLM_CPU_KVCACHE_SPACE (GB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
-                says += f"; an engine's memory is {cache}, a sequence's --rollout.max_new_tokens"
+            says = self._cannot_start(error)
             self.__exit__()
             raise UserError(says) from None
         except BaseException:
@@ -218,6 +215,13 @@ class Engines:
         # Of a call that it would repeat, Ray prints the whole traceback; an engine that cannot start has one line.
         ready = [a.get_num_unfinished_requests.options(max_task_retries=0).remote() for a in self.actors]
         ray.get(ready)
+
+    def _cannot_start(self, error: Exception) -> str:
+        cause = _cause(error, self.logs)
+        if "memory" in cause.lower():
+            cache = "VLLM_CPU_KVCACHE_SPACE (GiB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
+            cause += f"; an engine's memory is set by {cache}, a sequence's by --rollout.max_new_tokens"
+        return f"an engine for {self.model} cannot start: {cause}"
 
     def __exit__(self, *_: object) -> None:
         import ray
