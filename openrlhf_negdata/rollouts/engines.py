@@ -66,7 +66,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray.address",
         default=None,
-        help="a running Ray cluster, such as auto (default: a private one). Start its nodes with the environment "
+        help="a running Ray cluster, such as auto (default: a private one). Each of its nodes needs the model at the "
+        "same path. Start its nodes with the environment "
         f"variable {SUBREAPER}=true, or the engine of an actor that is killed keeps its memory",
     )
 
