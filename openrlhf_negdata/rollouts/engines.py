@@ -327,8 +327,8 @@ _RAISED = re.compile(
     r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*(?:\n(?!\(|Traceback|ERROR|WARNING|INFO)\s*\S.*)*)",
     re.MULTILINE,
 )
-#: What vLLM raises where its engine, a process of its own, has died of something else.
-_FOLLOWS = re.compile(r"\babove\b|EngineDeadError")
+#: What vLLM raises where a process of its own, the engine or its worker, has died of something else.
+_FOLLOWS = re.compile(r"root cause|\babove\b|EngineDeadError")
 
 
 def _cause(error: Exception, logs: Path) -> str:
