@@ -13,8 +13,8 @@ from openrlhf_negdata.rollouts import engines
 #: As vLLM writes them: what its engine process raised, and what the actor raises then.
 LOGGED = """(Worker pid=8) ERROR 11-24 19:06:43 [multiproc_executor.py:944] ValueError: the cache is
 too small for one answer
-(EngineCore pid=7) ERROR 11-24 19:06:44 [core.py:1374] Exception: WorkerProc initialization failed due to an exception \
-in a background process. See stack trace for root cause."""
+(EngineCore pid=7) ERROR 11-24 19:06:44 [core.py:1374] Exception: WorkerProc initialization failed due to an \
+exception in a background process. See stack trace for root cause."""
 FOLLOWS = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
 
