@@ -324,7 +324,8 @@ def _check_nodes(group: Any, model: Path) -> None:
 #: What was raised, at the end of a traceback: its class and what it says, to the next empty line or line of a log.
 _RAISED = re.compile(
     r"^(?:\(\S+ pid=\d+\) )?(?:ERROR .*?\] )?"
-    r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*(?:\n(?!\(|Traceback|Exception |ERROR|WARNING|INFO)\s*\S.*)*)",
+    r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*"
+    r"(?:\n(?!\(|Traceback|Exception |ERROR|WARNING|INFO)\s*\S.*)*)",
     re.MULTILINE,
 )
 #: What vLLM raises where a process of its own, the engine or its worker, has died of something else.
