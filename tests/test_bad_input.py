@@ -397,3 +397,26 @@ def test_on_the_command_line_stderr_is_that_one_line(files):
     assert "cannot run a head size of 16" in ended.stderr
     assert ended.stdout == ""
     assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("math_verify", ["grade", "--task", "math", "--input", "none.jsonl", "--output", "out.jsonl"]),
+        ("transformers", ["sample", "--task", "gsm8k", "--problems", "p.jsonl", "--output", "out"]),
+    ],
+)
+def test_a_package_that_is_not_installed_is_one_line_that_names_it(tmp_path, tiny_model, package, words):
+    (tmp_path / "absent" / package).mkdir(parents=True)
+    code = f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')\n"
+    (tmp_path / "absent" / package / "__init__.py").write_text(code)
+    (tmp_path / "p.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    if words[0] == "sample":
+        words = [*words, "--model.model_name_or_path", tiny_model]
+    path = os.pathsep.join([str(tmp_path / "absent"), *filter(os.path.isdir, sys.path)])
+    command = [sys.executable, "-m", "openrlhf_negdata.cli.main", *map(str, words)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    says = f"negdata {words[0]}: error: No module named '{package}': `negdata doctor` says what is missing or off"
+    assert done.stderr.startswith(says)
+    assert done.stderr.count("\n") == 1

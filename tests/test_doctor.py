@@ -1,9 +1,11 @@
 """`negdata doctor`."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +98,21 @@ def test_pins_are_those_of_openrlhf():
     pinned = {name.split("[")[0]: release for name, release in pinned.items()}
     for name in ("deepspeed", "ray", "transformers", "vllm"):
         assert doctor.PINS[name] == pinned[name]
+
+
+def test_readme_and_make_install_the_same_on_a_gpu_host():
+    """flash-attn's build finds torch only where that is there first and builds are not isolated."""
+    root = Path(__file__).parents[1]
+    tools = '"setuptools>=77" wheel packaging psutil ninja'
+    readme, make = ((root / name).read_text() for name in ("README.md", "requirements/install.sh"))
+    assert f"pip install torch=={doctor.PINS['torch']} {tools}\n" in readme
+    assert f"torch=={doctor.PINS['torch']}" in re.findall(
+        r"^torch==[\d.]+", (root / "requirements/cpu.txt").read_text(), re.M
+    )
+    for text in (readme, make):
+        first, second = (line.strip() for line in text.splitlines() if tools in line or '".[gpu' in line)
+        assert tools in first
+        assert second.startswith("pip install --no-build-isolation -e ")
 
 
 def test_a_gpu_that_torch_does_not_see_is_said_with_what_hides_it(tools, capsys, monkeypatch):

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from openrlhf_negdata import cpu
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.rollouts import engines
 
 #: As vLLM writes them: what its engine process raised, and what the actor raises then.
-LOGGED = "(EngineCore pid=7) ERROR 11-24 19:06:43 [core.py:1136] ValueError: the cache is\ntoo small for one answer"
+LOGGED = """(Worker pid=8) ERROR 11-24 19:06:43 [multiproc_executor.py:944] ValueError: the cache is
+too small for one answer
+(EngineCore pid=7) ERROR 11-24 19:06:44 [core.py:1374] Exception: WorkerProc initialization failed due to an \
+exception in a background process. See stack trace for root cause."""
 FOLLOWS = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
 
@@ -107,6 +111,29 @@ def test_an_engine_process_that_was_killed_is_told_so(running):
             raise RuntimeError(FOLLOWS)
 
     assert "vLLM's engine process died and left no error: the system kills it" in line_of(running(Silent))
+
+
+def test_an_engine_that_lacks_memory_is_told_with_the_settings_that_decide_it(cluster, tmp_path):
+    """vLLM names its own settings, which are not those of our commands."""
+    ray, logs = cluster
+
+    class Lacks:
+        def __init__(self):
+            raise ValueError("1.22 GiB KV cache is needed, larger than the available KV cache memory (1.0 GiB).")
+
+        def ready(self):
+            """Never reached."""
+
+    made = engines.Engines(tmp_path, 8, {})
+    made.logs = logs
+    with pytest.raises(ray.exceptions.RayActorError) as failed:
+        ray.get(ray.remote(num_cpus=0)(Lacks).remote().ready.remote())
+    line = made._cannot_start(failed.value)
+    assert line.startswith(
+        f"an engine for {tmp_path} cannot start: ValueError: 1.22 GiB KV cache is needed, larger than"
+    )
+    cache = "VLLM_CPU_KVCACHE_SPACE (GiB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
+    assert line.endswith(f"; an engine's memory is set by {cache}, a sequence's by --rollout.max_new_tokens")
 
 
 def test_an_error_of_several_lines_is_told_whole(running):

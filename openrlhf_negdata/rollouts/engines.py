@@ -66,7 +66,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray.address",
         default=None,
-        help="a running Ray cluster, such as auto (default: a private one). Start its nodes with the environment "
+        help="a running Ray cluster, such as auto (default: a private one). Each of its nodes needs the model at the "
+        "same path. Start its nodes with the environment "
         f"variable {SUBREAPER}=true, or the engine of an actor that is killed keeps its memory",
     )
 
@@ -113,10 +114,7 @@ class Engines:
             self._join_ray(engines, parallel)
             self._start(engines, parallel)
         except ray.exceptions.RayError as error:
-            says = f"an engine for {self.model} cannot start: {_cause(error, self.logs)}"
-            if "memory" in says.lower():
-                cache = "VLLM_CPU_KVCACHE_SPACE (GB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
-                says += f"; an engine's memory is {cache}, a sequence's --rollout.max_new_tokens"
+            says = self._cannot_start(error)
             self.__exit__()
             raise UserError(says) from None
         except BaseException:
@@ -219,6 +217,13 @@ class Engines:
         ready = [a.get_num_unfinished_requests.options(max_task_retries=0).remote() for a in self.actors]
         ray.get(ready)
 
+    def _cannot_start(self, error: Exception) -> str:
+        cause = _cause(error, self.logs)
+        if "memory" in cause.lower():
+            cache = "VLLM_CPU_KVCACHE_SPACE (GiB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
+            cause += f"; an engine's memory is set by {cache}, a sequence's by --rollout.max_new_tokens"
+        return f"an engine for {self.model} cannot start: {cause}"
+
     def __exit__(self, *_: object) -> None:
         import ray
 
@@ -319,11 +324,12 @@ def _check_nodes(group: Any, model: Path) -> None:
 #: What was raised, at the end of a traceback: its class and what it says, to the next empty line or line of a log.
 _RAISED = re.compile(
     r"^(?:\(\S+ pid=\d+\) )?(?:ERROR .*?\] )?"
-    r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*(?:\n(?!\(|Traceback|ERROR|WARNING|INFO)\s*\S.*)*)",
+    r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*"
+    r"(?:\n(?!\(|Traceback|Exception |ERROR|WARNING|INFO)\s*\S.*)*)",
     re.MULTILINE,
 )
-#: What vLLM raises where its engine, a process of its own, has died of something else.
-_FOLLOWS = re.compile(r"\babove\b|EngineDeadError")
+#: What vLLM raises where a process of its own, the engine or its worker, has died of something else.
+_FOLLOWS = re.compile(r"root cause|\babove\b|EngineDeadError")
 
 
 def _cause(error: Exception, logs: Path) -> str:
