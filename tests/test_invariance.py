@@ -143,7 +143,8 @@ def weighted_loss(model, _, rows):
 
 
 def test_models_on_the_way_and_the_best_are_kept_and_do_what_was_logged(runs):
-    """Over a kill. What a kept model gives for held-out rows, by transformers alone, is what its evaluation said."""
+    """Over kills, one of them as a model is written. What a kept model gives for held-out rows, by transformers alone,
+    is what its evaluation said."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -152,6 +153,7 @@ def test_models_on_the_way_and_the_best_are_kept_and_do_what_was_logged(runs):
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     flags = {"eval.dataset": held_out, "eval.steps": 1, "ckpt.save_steps": 3, "ckpt.save_hf": True}
     flags |= {"ckpt.keep_best": True, "adam.lr": 2e-2}
+    runs("kept", die=["save", 0], status=-9, **flags)
     runs("kept", die=["update", 5], status=-9, **flags)
     runs("kept", **flags)
     figure, better = ("eval/margin", max) if runs.trainer == "train_step_dpo" else ("eval/loss", min)

@@ -65,7 +65,7 @@ def claim(flags: dict[str, Any]) -> dict[str, Any] | None:
     if already_trained(output, settings):
         print(f"{output} is trained already")
         return None
-    for model in models_of(output).glob("*/"):
+    for model in models_of(output).glob("[!.]*/"):  # a killed save leaves .NAME.tmp
         already_trained(model, settings)
     return settings
 

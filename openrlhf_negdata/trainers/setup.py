@@ -69,7 +69,7 @@ def add_flags(parser: argparse.ArgumentParser, lr: float, epochs: int) -> None:
         "--data.max_samples",
         type=int,
         default=sys.maxsize,
-        help="use the first this many rows (default: all; OpenRLHF leaves out what is beyond a million)",
+        help="use the first this many rows; OpenRLHF leaves out what is beyond a million",
     )
     a("--eval.dataset", default=None, help="held-out rows of the same kind, .jsonl files, comma-separated")
     a("--eval.steps", type=int, default=-1, help="updates between their evaluations, -1: an epoch's; the last has one")
