@@ -3,7 +3,8 @@
 ``setup()`` makes SFT, DPO, our trainers and the vLLM rollout actors run on CPU with gloo and DeepSpeed's CPU
 accelerator. Where CUDA is present it only says where DeepSpeed keeps its kernels. Every item names the upstream line
 it works around, and is skipped once that line is gone. ``python -m openrlhf_negdata.cpu MODULE ARGS`` runs a stock
-OpenRLHF module under it.
+OpenRLHF module under it. ``start_ray()`` and ``setup_ray_worker()`` add what PPO needs, whose trainers, engines and
+models are actors of Ray.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import runpy
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import types
@@ -180,6 +182,95 @@ def _use_cpu_strategy() -> None:
             return torch.cat(gathered)
 
     openrlhf.utils.deepspeed.DeepspeedStrategy = CPUDeepspeedStrategy
+
+
+#: What Ray runs first in every worker.
+WORKER_SETUP = f"{__name__}.setup_ray_worker"
+
+
+def engine_environment(engines: int) -> dict[str, str]:
+    """The environment variables of ``engines`` vLLM engines on one host without CUDA."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (2 * engines))),
+        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+    }
+
+
+def start_ray(engines: int, actors: int) -> None:
+    """A private Ray for ``engines`` vLLM engines and ``actors`` processes of models. Its GPUs are a count that it
+    keeps. openrlhf/cli/train_ppo_ray.py starts none where there is one."""
+    import ray
+
+    os.environ.update(engine_environment(engines))
+    ray.init(
+        address="local",
+        num_cpus=engines + actors + 1,  # and the trainer's
+        num_gpus=engines + actors,
+        include_dashboard=False,
+        runtime_env={"worker_process_setup_hook": WORKER_SETUP},
+    )
+    _use_cpu_engines()
+
+
+def setup_ray_worker() -> None:
+    """``setup()``, and what the trainers and models of train_ppo_ray need beside it, in their own processes."""
+    # Workers of a Ray that ends what the dead leave behind ignore it, and then wait for ever for children of theirs:
+    # cpuinfo does, which DeepSpeed asks for the processor when it loads its kernels.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    setup()
+    _no_cuda_calls()
+    _send_weights_over_a_store()
+
+
+def _no_cuda_calls() -> None:
+    """Calls of torch.cuda that fail without CUDA, in openrlhf/trainer: ``synchronize`` (ray/launcher.py:65,
+    ray/ppo_actor.py:605), ``current_stream`` (ray/ppo_actor.py:436) and ``current_device`` (ray/ppo_actor.py:148,
+    ray/launcher.py:136, ppo_utils/replay_buffer.py:40, which writes ``f"cuda:{...}"``)."""
+    import torch
+
+    class Host(str):
+        def __format__(self, _: str) -> str:
+            return "0"
+
+    cuda: Any = torch.cuda
+    cuda.synchronize = cuda.current_stream = lambda *_, **__: None
+    cuda.current_device = lambda: Host("cpu")
+
+
+def _send_weights_over_a_store() -> None:
+    """openrlhf/utils/distributed_util.py:13: weights go to the engines over NCCL. Here they go over the store through
+    which the two sides meet; ``openrlhf_negdata.ppo.worker`` is the other side."""
+    import openrlhf.utils.distributed_util as host
+
+    class StoreGroup:
+        def __init__(self, address: str, port: int, rank: int, world_size: int, _: Any) -> None:
+            from vllm.distributed.utils import StatelessProcessGroup
+
+            self.group = StatelessProcessGroup.create(host=address, port=port, rank=rank, world_size=world_size)
+
+        def broadcast(self, tensor: Any, src: int, stream: Any = None) -> None:
+            self.group.broadcast(tensor, src)
+
+    # ppo_actor.py:28 imports the name, and is itself imported later.
+    host.stateless_init_process_group = StoreGroup
+
+
+def _use_cpu_engines() -> None:
+    """openrlhf/trainer/ray/vllm_engine.py:267 fixes the engines' worker_extension_cls, which receives into CUDA
+    memory. ``create_vllm_engines`` looks the actor's class up when it is called."""
+    import openrlhf.trainer.ray.vllm_engine as host
+    import ray
+
+    base: Any = host.RolloutRayActor.__ray_actor_class__
+
+    class CPURolloutRayActor(base):
+        async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
+            kwargs |= {"worker_extension_cls": "openrlhf_negdata.ppo.worker.StoreWeightsWorker", "enforce_eager": True}
+            await super().__init__(*args, **kwargs)
+
+    host.RolloutRayActor = ray.remote(CPURolloutRayActor)
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
     class Longest(Arm):
         least: int = flag(1, "fewest tokens of an answer", least=1)
 
-A field that :func:`flag` made is a flag of that name; its type is that of its default. Other fields are none.
+A field that :func:`flag` made is a flag of that name, behind the ``prefix`` of a command that has sections of flags;
+its type is that of its default. Other fields are none.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def flags_of(kind: type | Any) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(kind) if "flag" in field.metadata}
 
 
-def add_flags(parser: argparse._ActionsContainer, kind: type) -> None:
+def add_flags(parser: argparse._ActionsContainer, kind: type, prefix: str = "") -> None:
     """Give ``parser`` the flags of ``kind``. One that is not given leaves no trace in what is parsed."""
     for name, field in flags_of(kind).items():
         about, default = field.metadata["flag"], field.default
@@ -58,25 +59,25 @@ def add_flags(parser: argparse._ActionsContainer, kind: type) -> None:
         if not isinstance(default, bool):
             more = {"type": str if default is None else type(default), "choices": about["choices"]}
             told += "" if default in (None, -1) else f" (default: {default})"
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=told, **more)
+        parser.add_argument(f"--{prefix}{name}", default=argparse.SUPPRESS, help=told, **more)
 
 
-def made(kind: Callable[..., T], args: argparse.Namespace, **more: Any) -> T:
+def made(kind: Callable[..., T], args: argparse.Namespace, prefix: str = "", **more: Any) -> T:
     """The dataclass that the flags in ``args`` ask for; ``more``: fields that are no flags.
 
     Raises:
         UserError: a value is out of its limits, or a flag was given that does not count beside the others.
     """
-    given = {name: vars(args)[name] for name in flags_of(kind) if name in vars(args)}
+    given = {name: vars(args)[prefix + name] for name in flags_of(kind) if prefix + name in vars(args)}
     one = kind(**given, **more)
     for name, value in given.items():
         about = flags_of(kind)[name].metadata["flag"]
         for limit, bound in about["limits"].items():
             says, holds = _LIMITS[limit]
             if not holds(value, bound):
-                raise UserError(f"--{name} must be {says} {bound}, not {value}")
+                raise UserError(f"--{prefix}{name} must be {says} {bound}, not {value}")
         if not _counts(one, about):
-            raise UserError(f"--{name} counts with {about['only'][0]} alone")
+            raise UserError(f"--{prefix}{name} counts with {about['only'][0]} alone")
     return one
 
 

@@ -77,7 +77,7 @@ def test_a_model_that_lacks_a_part_of_its_weights_is_refused_in_one_line(root):
     where = ["--task", TASK, "--problems", root / "p", "--output", root / "refused"]
     status, told = command("evaluate", *where, "--models", f"a={root / 'a'}", f"lacks={root / 'lacks'}")
     assert status == 2
-    says = f"negdata evaluate: error: {root / 'lacks'}: its weights cannot be loaded: its files hold no or not all "
+    says = f"negdata evaluate: error: {root / 'lacks'}: its weights cannot be loaded: there are no or not all "
     assert told.splitlines()[-1].startswith(f"{says}weights of model.layers.0.self_attn.qkv_proj")
     assert "Traceback" not in told
     assert not (root / "refused" / "lacks.json").exists()

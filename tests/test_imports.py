@@ -26,6 +26,7 @@ HEAVY = ("torch", "vllm", "ray", "openrlhf", "deepspeed", "transformers")
         "cli.report",
         "cli.build",
         "cli.synthesize",
+        "cli.train_ppo_ray",
     ],
 )
 def test_a_room_imports_nothing_heavy(room):

@@ -100,7 +100,7 @@ class Engines:
     def __enter__(self) -> Engines:
         host.check_release()
         if not self.flags["ray.address"]:
-            _ask_for_a_token()
+            ask_for_a_token()
         import ray
 
         engines, parallel = self.flags["vllm.num_engines"], self.flags["vllm.tensor_parallel_size"]
@@ -131,12 +131,7 @@ class Engines:
         environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
         if on_cpu:
-            environment |= {
-                "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-                "DS_ACCELERATOR": "cpu",
-            }
-            environment |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (2 * engines)))}
-            environment |= {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+            environment |= cpu.engine_environment(engines)
         if address := self.flags["ray.address"]:
             try:
                 ours = ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
@@ -293,7 +288,7 @@ class Engines:
                 following += 1
 
 
-def _ask_for_a_token() -> None:
+def ask_for_a_token() -> None:
     """A private Ray listens on all interfaces: whoever can reach a port of it could run code here, so it is to ask for
     a token that this process and its children alone know. Ray reads the mode when it is imported."""
     if "RAY_AUTH_MODE" in os.environ:

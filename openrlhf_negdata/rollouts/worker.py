@@ -18,9 +18,14 @@ class WeightsWorker:
         a packed one (q, k and v) is left, nor at its first load. So the first model is loaded once more, unless it is
         quantized: not every quantization can be, and its parameters are not the checkpoint's.
         """
-        runner = self.model_runner
-        if runner.model_config.quantization is not None and path == runner.model_config.model:
+        config = self.model_runner.model_config
+        if config.quantization is not None and path == config.model:
             return None
+        return self.reload(weights_path=path)
+
+    def reload(self, **source: Any) -> str | None:
+        """Load the weights that ``source`` names to vLLM's ``reload_weights``. Returns as :meth:`load_folder` does."""
+        runner = self.model_runner
         model, missing = runner.get_model(), set[str]()
         load_weights = model.load_weights
 
@@ -31,13 +36,13 @@ class WeightsWorker:
 
         model.load_weights = load_and_look
         try:
-            runner.reload_weights(weights_path=path)
+            runner.reload_weights(**source)
         except Exception as error:  # an unknown tensor is a KeyError or ValueError, one of another shape an assertion
             return f"{type(error).__name__}: {error}".splitlines()[0]
         finally:
             del model.load_weights
         if missing and runner.model_config.quantization is None:
-            return f"its files hold no or not all weights of {', '.join(sorted(missing)[:3])}"
+            return f"there are no or not all weights of {', '.join(sorted(missing)[:3])}"
         return None
 
 

@@ -1,0 +1,147 @@
+"""OpenRLHF's PPO with the advantage of every step estimated by rollouts, in the place of one advantage an answer.
+
+    python -m openrlhf_negdata.cli.train_ppo_ray --step_advantage.task gsm8k --data.prompt_dataset problems.jsonl
+    --actor.model_name_or_path MODEL --algo.advantage.estimator reinforce --algo.kl.init_coef 0 --vllm.num_engines 4
+    --vllm.enable_prefix_caching --ckpt.output_dir OUT [flags of openrlhf.cli.train_ppo_ray]
+
+Every answer that the policy samples is graded by the task and valued by rollouts of the policy that sampled it, in
+the same engines; every token of a step has the advantage of its step. The trainer, its losses, logs and checkpoints
+are OpenRLHF's, and so are all other flags. --data.prompt_dataset and --eval.dataset are problems, in any form that
+`negdata sample` reads. What it costs, and which flags do not go with it: docs/ppo.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from openrlhf_negdata import cpu, host, models
+from openrlhf_negdata.errors import ENDS, UserError, end
+from openrlhf_negdata.files import read_problems, replacing
+from openrlhf_negdata.flags import add_flags, made
+from openrlhf_negdata.help import HelpFormatter
+from openrlhf_negdata.ppo.settings import SECTION, StepAdvantage, check
+from openrlhf_negdata.records import Problem
+from openrlhf_negdata.rollouts import engines
+from openrlhf_negdata.tasks import Task, load
+
+MODULE = "openrlhf.cli.train_ppo_ray"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run OpenRLHF's command, ``argv`` its words and ours. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="train_ppo_ray",
+        usage="python -m openrlhf_negdata.cli.train_ppo_ray --step_advantage.task TASK [flags]",
+        description=__doc__,
+        formatter_class=HelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add_flags(parser, StepAdvantage, f"{SECTION}.")
+    parser.add_argument(
+        "--model.trust_remote_code", action="store_true", help="run Python code that the model folder carries"
+    )
+    ours, theirs = parser.parse_known_args(argv)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        if {"-h", "--help"} & {*theirs}:
+            parser.print_help()
+            print("\nThe flags of OpenRLHF's command:\n", flush=True)
+        else:
+            settings = made(StepAdvantage, ours, f"{SECTION}.")
+            if settings.task is None:
+                raise UserError(f"--{SECTION}.task is required: what the problems are")
+            task = load(settings.task)
+            settings = dataclasses.replace(settings, task=task.source or settings.task, identity=task.identity)
+        host.check_release()
+        # Where Ray runs already, its nodes may have CUDA though this one has none.
+        on_cpu = cpu.without_cuda() and "RAY_ADDRESS" not in os.environ
+        if on_cpu:
+            engines.ask_for_a_token()
+            os.environ.setdefault(engines.SUBREAPER, "true")
+            cpu.setup_ray_worker()
+        import openrlhf.utils.config as config
+
+        hierarchize = config.hierarchize
+
+        def prepared(flat: argparse.Namespace) -> Any:
+            prepare(vars(flat), settings, task, vars(ours)["model.trust_remote_code"], on_cpu)
+            return hierarchize(flat)
+
+        # OpenRLHF's command calls it once, with what it parsed, before it looks at that or starts anything.
+        config.hierarchize = prepared
+        sys.argv = [sys.argv[0], *theirs]
+        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = cause(error)
+        if not isinstance(reason, ENDS):
+            raise
+        return end(parser.prog, reason)
+    return 0
+
+
+def cause(error: BaseException) -> BaseException:
+    """What ended a run: ``error`` itself, or what an actor of Ray raised, or that one died."""
+    if "ray" in sys.modules:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        while isinstance(error, RayTaskError):
+            error = error.cause
+        if isinstance(error, RayActorError):
+            return UserError(
+                "an engine, a model or the trainer died; the same command with --ckpt.load_enable goes on from the "
+                f"last checkpoint (--ckpt.save_steps). {' '.join(str(error).split())}"
+            )
+    return error
+
+
+def prepare(flags: dict[str, Any], settings: StepAdvantage, task: Task, trusted: bool, on_cpu: bool) -> None:
+    """Check what OpenRLHF's command parsed, and change ``flags`` to what it is to run with."""
+    from openrlhf_negdata.ppo import trainer
+
+    check(flags, settings, on_cpu)
+    model = models.check_model(flags["actor.model_name_or_path"], trusted)
+    limit = models.longest_sequence(model)
+    if limit is not None and flags["data.max_len"] > limit:
+        raise UserError(f"--data.max_len {flags['data.max_len']}: {model} takes {limit} tokens at most")
+    prompts = Path(flags["ckpt.path"]).absolute() / "prompts"
+    for flag in ("data.prompt_dataset", "eval.dataset"):
+        if flags[flag]:
+            asked = task.chat_prompt if flags["data.apply_chat_template"] else task.prompt
+            flags[flag] = write_prompts(read_problems(flags[flag], task), asked, prompts / f"{flag}.jsonl")
+    flags |= {
+        "data.input_key": "input",
+        "data.label_key": "label",
+        "data.prompt_split": "train",
+        "eval.split": "train",
+    }
+    flags["train.agent_func_path"] = str(Path(trainer.__file__).with_name("executor.py"))
+    flags[SECTION] = settings
+    trainer.install()
+    if on_cpu:
+        models.check_head_size(model)
+        if flags["ds.attn_implementation"].startswith("flash_attention"):
+            flags["ds.attn_implementation"] = "sdpa"
+        models_of = ("actor", "ref") if flags["algo.kl.init_coef"] > 0 else ("actor",)
+        processes = sum(flags[f"{name}.num_nodes"] * flags[f"{name}.num_gpus_per_node"] for name in models_of)
+        cpu.start_ray(flags["vllm.num_engines"], processes)
+
+
+def write_prompts(problems: Iterable[Problem], asked: Callable[[str], str], path: Path) -> str:
+    """Write the prompts and gold answers of ``problems`` as OpenRLHF reads them. Returns the path."""
+    with replacing(path) as file:
+        for problem in problems:
+            print(json.dumps({"input": asked(problem.question), "label": problem.gold}), file=file)
+    return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
