@@ -14,6 +14,7 @@ from openrlhf_negdata import cpu
 from openrlhf_negdata.cli import train_ppo_ray
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.ppo.settings import NEEDED, NEEDED_ON_CPU, StepAdvantage, check
 
 HERE = Path(__file__).parent
@@ -196,11 +197,10 @@ def test_prompts_are_the_tasks_own(tmp_path):
     problems = tmp_path / "problems.jsonl"
     problems.write_text(json.dumps({"question": "What is 9 + 9?", "gold": "#### 18"}) + "\n", encoding="utf-8")
     task = load("gsm8k")
-    written = train_ppo_ray.write_prompts(str(problems), task, tmp_path / "prompts.jsonl")
-    assert json.loads(Path(written).read_text(encoding="utf-8")) == {
-        "input": task.prompt("What is 9 + 9?"),
-        "label": task.read_gold("#### 18"),
-    }
+    for asked in (task.prompt, task.chat_prompt):
+        written = train_ppo_ray.write_prompts(read_problems(problems, task), asked, tmp_path / "prompts.jsonl")
+        row = json.loads(Path(written).read_text(encoding="utf-8"))
+        assert row == {"input": asked("What is 9 + 9?"), "label": "18"}
 
 
 # A run on CPU, read on both sides: what the executor returned, and what the policy's loss was given.
