@@ -127,7 +127,7 @@ def _run(kind: str, folder: Path) -> None:
 
     shared = json.loads((folder / "args.json").read_text())
     flags = argparse.ArgumentParser()
-    setup.add_flags(flags)
+    setup.add_flags(flags, lr=1e-5, epochs=1)
     words = ["--model.model_name_or_path", str(folder / "model"), "--data.dataset", str(folder / "pairs.jsonl")]
     words += ["--train.batch_size", str(shared["batch_size"]), "--train.max_epochs", str(shared["epochs"])]
     words += ["--ds.zero_stage", "0", "--adam.lr", str(shared["lr"]), "--ckpt.output_dir", str(folder / "out")]
@@ -216,16 +216,13 @@ def _ours(
 
     data = StepPairs(rows, 4096)
     # As many tokens at once as the padded batches of the stock trainer hold.
-    longest = max(len(side) for pair in data.pairs for side in pair.sequences())
-    budget = shared["max_tokens_per_gpu"] or 2 * longest * shared["micro_batch_size"]
-    plan = PairUpdates(data.pairs, args.train.batch_size, args.train.max_epochs, 0, budget)
+    budget = shared["max_tokens_per_gpu"] or 2 * data.longest * shared["micro_batch_size"]
+    plan = PairUpdates(data, args.train.batch_size, args.train.max_epochs, 0, budget)
     model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
     begin = time.monotonic()
     reference = Reference(folder / f"{os.getpid()}.parquet", "start", "bf16")
     reference.add(model.model, plan, False)
-    trainer = StepDPOTrainer(
-        plan, reference.of(data.pairs), model=model, optim=optimizer, scheduler=scheduler, **common
-    )
+    trainer = StepDPOTrainer(plan, reference.of(data), model=model, optim=optimizer, scheduler=scheduler, **common)
     trainer.fit(args)
     return time.monotonic() - begin
 

@@ -33,7 +33,8 @@ from math_verify import parse, verify
 from tqdm import tqdm
 
 from openrlhf_negdata import grading
-from openrlhf_negdata.tasks import CORRECT, TIMED_OUT, load
+from openrlhf_negdata.records import CORRECT, TIMED_OUT
+from openrlhf_negdata.tasks import load
 
 SAMPLE = Path(__file__).parents[1] / "tests" / "data" / "gsm8k"
 #: Each runs for hours: numbers of more digits than memory holds, in C code that no signal interrupts.

@@ -19,10 +19,10 @@ import tokenizers
 from million_traces import SAMPLES, SHARD, measured
 from transformers import PreTrainedTokenizerFast
 
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem
 
 K, FIRST, LAST = 4, 50, 70
 

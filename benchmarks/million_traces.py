@@ -21,8 +21,8 @@ from pathlib import Path
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from openrlhf_negdata.rollouts.store import Run, Trace
-from openrlhf_negdata.tasks import Problem
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 
 SAMPLES, SHARD = 8, 256
 

@@ -18,10 +18,9 @@ import math
 import numpy as np
 from tabular import Policy, Star, Table
 
-from openrlhf_negdata.rollouts.store import StepValues
+from openrlhf_negdata.records import CORRECT, WRONG, StepValues
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, Prefix, value_problem
 from openrlhf_negdata.steps.values import Estimator
-from openrlhf_negdata.tasks import CORRECT, WRONG
 
 
 def true_pit(policy: Policy, answer: Answer) -> int:

@@ -19,8 +19,7 @@ from dpo_pairs import compare_speed, parser, tokens
 
 from openrlhf_negdata.datasets.arms.algorithm1 import Algorithm1
 from openrlhf_negdata.datasets.rows import Account, Answered
-from openrlhf_negdata.rollouts.store import StepValues, Trace
-from openrlhf_negdata.tasks import CORRECT, WRONG, Problem
+from openrlhf_negdata.records import CORRECT, WRONG, Problem, StepValues, Trace
 
 QUESTION, STEP, SAMPLES = 80, 25, 8
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from openrlhf_negdata.records import CORRECT, WRONG
 from openrlhf_negdata.steps.monte_carlo import Answer, Draw, Prefix
-from openrlhf_negdata.tasks import CORRECT, WRONG
 
 
 class Policy:

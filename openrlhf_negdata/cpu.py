@@ -24,7 +24,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from openrlhf_negdata.errors import UserError, end
+from openrlhf_negdata.errors import UserError, end, leave
 
 
 def without_cuda() -> bool:
@@ -283,7 +283,7 @@ def main() -> None:
             setup()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except (UserError, ImportError, KeyboardInterrupt) as error:
-        sys.exit(end(module, error))
+        leave(end(module, error))
 
 
 if __name__ == "__main__":

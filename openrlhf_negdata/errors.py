@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -26,3 +29,13 @@ def end(command: str, error: BaseException) -> int:
         told = f"{told}: `negdata doctor` says what is missing or off, and how to install it"
     print(f"{command}: error: {told}", file=sys.stderr)
     return 2
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with ``status``. After Ctrl-C what is to be cleaned up is, but the interpreter is not taken
+    down: torch, interrupted while it is imported, crashes there, and the status would be that of the crash."""
+    if status == 130:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

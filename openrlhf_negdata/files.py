@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.forms import BadRow, json_lines, json_row, rows_of
-from openrlhf_negdata.tasks import Problem, Task
+from openrlhf_negdata.records import Problem
+
+if TYPE_CHECKING:
+    from openrlhf_negdata.tasks import Task
 
 Row = TypeVar("Row")
 
@@ -170,14 +173,16 @@ class Output:
         settings: dict[str, Any],
         inputs: Iterable[str | Path] = (),
         beside: Iterable[Path] = (),
+        flag: str = "--output",
     ) -> None:
         """``settings``: what decides the content, ``command`` among them. ``inputs``: the files that the command
-        reads.
+        reads. ``flag``: the one that names ``path``.
 
         UserError where one of the files is no regular file, is an input, or was made by anything but this command.
         """
         self.path = Path(path)
         self.files = [self.path, *beside]
+        self.flag = flag
         self.settings = json.loads(json.dumps(settings))
         self.stamp = self.path.with_name(f".{self.path.name}.settings.json")
         read = [Path(one) for one in inputs if Path(one).exists()]
@@ -190,11 +195,11 @@ class Output:
             if not file.exists():
                 continue
             if any(file.samefile(one) for one in read):
-                raise UserError(f"{file} is read by this command, and would be replaced: give another --output")
+                raise UserError(f"{file} is read by this command, and would be replaced: give another {self.flag}")
             if file.name not in made["files"]:
-                raise UserError(f"{file} was not made by this command: give another --output, or remove it")
+                raise UserError(f"{file} was not made by this command: give another {self.flag}, or remove it")
             if (command := made["settings"].get("command")) != self.settings["command"]:
-                raise UserError(f"{file} was made by `negdata {command}`: give another --output, or remove it")
+                raise UserError(f"{file} was made by `negdata {command}`: give another {self.flag}, or remove it")
 
     def _made(self) -> dict[str, Any]:
         try:

@@ -58,7 +58,7 @@ def add_flags(parser: argparse._ActionsContainer, kind: type, prefix: str = "") 
         told = about["help"]
         if not isinstance(default, bool):
             more = {"type": str if default is None else type(default), "choices": about["choices"]}
-            told += "" if default is None else f" (default: {default})"
+            told += "" if default in (None, -1) else f" (default: {default})"
         parser.add_argument(f"--{prefix}{name}", default=argparse.SUPPRESS, help=told, **more)
 
 

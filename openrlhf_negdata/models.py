@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,21 @@ def check_head_size(path: Path) -> None:
         )
 
 
-def check_length(path: Path, tokens: int) -> None:
-    """Raise unless the model takes a prompt and response of ``tokens`` tokens together."""
+def check_length(path: Path, prompts: Mapping[str, int], max_tokens: int) -> int:
+    """The longest prompt and response together, in tokens: what an engine must take. UserError where that is more than
+    the model takes. ``prompts``: tokens of the prompt, by the problem's id; ``max_tokens``: those of a response."""
+    longest = max(prompts.values())
     limit = longest_sequence(path)
-    if limit is not None and tokens > limit:
-        raise UserError(
-            f"{path} takes {limit} tokens at most, and the longest prompt with --rollout.max_new_tokens makes {tokens}"
-        )
+    if limit is None or longest + max_tokens <= limit:
+        return longest + max_tokens
+    over = [(problem, tokens) for problem, tokens in prompts.items() if tokens + max_tokens > limit]
+    named = ", ".join(f"{problem} ({tokens:,})" for problem, tokens in over[:3]) + ", ..." * (len(over) > 3)
+    room = f"lower --rollout.max_new_tokens to {limit - longest:,}, or " if longest < limit else ""
+    raise UserError(
+        f"{path} takes {limit:,} tokens, prompt and response together: with --rollout.max_new_tokens {max_tokens:,} "
+        f"the prompts of {len(over):,} of {len(prompts):,} problems are too long, by id (tokens): {named}; "
+        f"{room}leave these problems out"
+    )
 
 
 def longest_sequence(path: Path) -> int | None:

@@ -8,7 +8,9 @@ PYTHON=${PYTHON:-python3}
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-  pip install -e ".[gpu,dev]"
+  # flash-attn's build wants torch, and what builds it, to be there (README.md).
+  pip install "$(grep -E '^torch==' requirements/cpu.txt | cut -d+ -f1)" "setuptools>=77" wheel packaging psutil ninja
+  pip install --no-build-isolation -e ".[gpu,dev]"
 else
   command -v g++ >/dev/null || {
     echo "install: error: no g++ on PATH: DeepSpeed builds its CPU kernels with it (Debian: apt-get install g++)" >&2

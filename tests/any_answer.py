@@ -1,6 +1,6 @@
 """running_value, graded by every token of the response: two policies with equal figures have written the same."""
 
-from openrlhf_negdata.tasks import CORRECT, WRONG, Graded
+from openrlhf_negdata.records import CORRECT, WRONG, Graded
 from openrlhf_negdata.tasks.running_value import RunningValue
 
 

@@ -13,6 +13,14 @@ from openrlhf_negdata.cli.main import main
 DATA = Path(__file__).with_name("data") / "gsm8k"
 EOS = "</s>"
 
+#: Files that take minutes, the longest first: where several processes share the tests, none is left waiting for them.
+SLOW = ("end_to_end", "trainers", "ppo", "launch", "openrlhf_hooks", "invariance", "evaluate", "step_dpo", "kill_cost")
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}.py": number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
 
 def gsm8k_texts() -> list[str]:
     rows = [json.loads(line) for line in (DATA / "problems.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -3,11 +3,13 @@
 Each line of standard input is a JSON object: ``module`` and its ``argv``; ``log``, the file its output goes to; and
 ``die``, null or the moment at which the run is killed with SIGKILL: ["update", n] once update n is done but not logged
 or saved, ["save", 0] with the trained model written but not yet in place, ["checkpoint", n] with the model's half of
-the checkpoint after update n written, ["latest", n] once the file that names the last checkpoint is open and empty.
+the checkpoint after update n written, ["latest", n] once the file that names the last checkpoint is open and empty,
+["reference", n] before the reference's log-probabilities are written for the n-th time.
 Each answer is the run's exit status, negative for a signal.
 """
 
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -46,6 +48,12 @@ def arm(moment, number):
             die() if self.global_steps == number else write_states(self, *args)
 
         engine.DeepSpeedEngine._save_zero_checkpoint = write_half
+        return
+    if moment == "reference":
+        from openrlhf_negdata.trainers.reference import Reference
+
+        merge, times = Reference._merge, itertools.count(1)
+        Reference._merge = lambda self: die() if next(times) == number else merge(self)
         return
     if moment == "latest":
 

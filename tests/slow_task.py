@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from openrlhf_negdata.tasks import CORRECT, WRONG, Graded, Task
+from openrlhf_negdata.records import CORRECT, WRONG, Graded
+from openrlhf_negdata.tasks import Task
 
 
 class Slow(Task):

@@ -6,6 +6,7 @@ nothing of the package but the files that the run holds.
 
 import json
 import math
+import os
 import random
 import re
 from collections import Counter, defaultdict
@@ -16,13 +17,15 @@ from pathlib import Path
 import pytest
 
 from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.datasets import arms
 from openrlhf_negdata.datasets.arms.prm import Prm
 from openrlhf_negdata.datasets.arms.rft import Rft, equations
 from openrlhf_negdata.datasets.rows import Account, Answered
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK, K = load("gsm8k"), 8
 PROBLEMS = [Problem(f"p{i}", "?" * (i + 1), "2", "teach\n#### 2" if i % 3 else None) for i in range(12)]
@@ -610,6 +613,31 @@ def test_an_arm_of_one_s_own_is_a_file_and_its_card_names_its_settings_and_its_c
     (tmp_path / "none.py").write_text("x = 1")
     assert main(["build", str(tmp_path / "none.py"), *output]) == 2
     assert "defines no `arm`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import os\nclass Mine(:\n", ":2: the arm file cannot be run: SyntaxError: invalid syntax"),
+        ("import no_such_module_here\n", ":1: the arm file cannot be run: ModuleNotFoundError: No module named"),
+        ("raise SystemExit(0)\n", ":1: the arm file cannot be run: SystemExit: 0"),
+    ],
+)
+def test_an_arm_file_that_cannot_be_run_is_named_by_its_line(tmp_path, capsys, code, says):
+    (tmp_path / "broken.py").write_text(code)
+    assert main(["build", str(tmp_path / "broken.py"), "--output", str(tmp_path / "set.jsonl")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"negdata build: error: {tmp_path / 'broken.py'}{says}")
+    assert told.count("\n") == 1
+
+
+def test_an_arm_file_that_was_edited_within_a_second_is_the_edited_one(tmp_path):
+    """Python's import would take what it compiled before: a file of this size and time."""
+    file = tmp_path / "mine.py"
+    for count in (1, 2):
+        file.write_text(Path(OWN_ARM).read_text().replace("flag(1,", f"flag({count},"))
+        os.utime(file, (1, 1))
+        assert arms.load(str(file))().count == count
 
 
 def test_the_card_says_all_settings_in_force_and_no_other_arm_s(world):

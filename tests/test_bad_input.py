@@ -13,10 +13,10 @@ import pytest
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.models import revision
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem
 
 ROWS = ['{"question": "1 +1 ?", "gold": "r2"}', '{"question": "2 +1 ?", "gold": "r0"}']
 
@@ -177,7 +177,7 @@ def test_only_the_head_size_is_vllms_and_only_on_cpu(files, tiny_model, monkeypa
         ("rollout.n_samples_per_prompt", 0, "--rollout.n_samples_per_prompt and --shard_size must be at least 1"),
         ("shard_size", 0, "--rollout.n_samples_per_prompt and --shard_size must be at least 1"),
         ("rollout.max_new_tokens", 0, "--rollout.max_new_tokens must be at least 1, not 0"),
-        ("rollout.max_new_tokens", 1000, "takes 128 tokens at most, and the longest prompt with"),
+        ("rollout.max_new_tokens", 1000, "the prompts of 2 of 2 problems are too long, by id (tokens): 1 (3), 2 (3)"),
     ],
 )
 def test_a_setting_that_cannot_be_sampled_with_is_refused(files, tiny_model, capsys, flag, value, says):
@@ -397,3 +397,26 @@ def test_on_the_command_line_stderr_is_that_one_line(files):
     assert "cannot run a head size of 16" in ended.stderr
     assert ended.stdout == ""
     assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("math_verify", ["grade", "--task", "math", "--input", "none.jsonl", "--output", "out.jsonl"]),
+        ("transformers", ["sample", "--task", "gsm8k", "--problems", "p.jsonl", "--output", "out"]),
+    ],
+)
+def test_a_package_that_is_not_installed_is_one_line_that_names_it(tmp_path, tiny_model, package, words):
+    (tmp_path / "absent" / package).mkdir(parents=True)
+    code = f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')\n"
+    (tmp_path / "absent" / package / "__init__.py").write_text(code)
+    (tmp_path / "p.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    if words[0] == "sample":
+        words = [*words, "--model.model_name_or_path", tiny_model]
+    path = os.pathsep.join([str(tmp_path / "absent"), *filter(os.path.isdir, sys.path)])
+    command = [sys.executable, "-m", "openrlhf_negdata.cli.main", *map(str, words)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    says = f"negdata {words[0]}: error: No module named '{package}': `negdata doctor` says what is missing or off"
+    assert done.stderr.startswith(says)
+    assert done.stderr.count("\n") == 1

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.datasets import arms
 from openrlhf_negdata.datasets.arms.algorithm1 import Algorithm1
 from openrlhf_negdata.datasets.arms.dpo import Dpo
 from openrlhf_negdata.datasets.arms.rft import Rft
@@ -19,10 +20,11 @@ from openrlhf_negdata.datasets.arms.shared_prefix import SharedPrefix
 from openrlhf_negdata.datasets.arms.siblings import Siblings
 from openrlhf_negdata.datasets.rows import Account, Answered, Arm
 from openrlhf_negdata.files import ShuffledRows
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.records import OUTCOMES, Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
-from openrlhf_negdata.tasks import OUTCOMES, Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK = load("gsm8k")
 PROBLEMS = [Problem("p", "?", "2", "a\n#### 2"), Problem("q", "??", "3")]
@@ -124,6 +126,26 @@ def worked_example(hand: Hand) -> None:
     hand.rolled("d\n", "+#### 2|", "+#### 2|", "+#### 2|", "+#### 2|")
 
 
+@pytest.mark.parametrize("arm", ["siblings", "dpo", "sft", "rft"])
+def test_the_help_of_an_arm_says_what_it_is_made_of_and_names_its_flags_as_they_are_written(arm, capsys):
+    with pytest.raises(SystemExit):
+        main(["build", arm, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "``" not in told
+    assert "(default: [])" not in told
+    assert ("a run folder of `negdata value` --problems_from" in told) == (arm == "siblings")
+    assert ("traces.jsonl --problems_from" in told) == (arm in ("dpo", "rft"))
+
+
+def test_the_help_of_build_says_in_one_line_what_each_arm_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    _, _, listed = capsys.readouterr().out.partition("arms:\n")
+    lines = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    assert list(lines) == arms.names()
+    assert all(10 < len(line) <= 97 and not line.endswith(("et al", ":", ".")) for line in lines.values())
+
+
 def test_algorithm_1_sets_a_right_answer_against_the_wrong_one_cut_after_its_pit(hand):
     worked_example(hand)
     right = "a\n#### 2</s>"
@@ -213,6 +235,21 @@ def test_siblings_set_the_best_next_step_against_the_worst(hand):
     assert rows[0]["q_rejected"] == 0.0
     # With six, only `a` has enough.
     hand.build("siblings", "--min_rollouts", 6, status=2)
+
+
+@pytest.mark.parametrize(("answers", "warns"), [("abcdefgh", True), ("aabbccdd", False), ("aabcdefg", True)])
+def test_the_dry_run_of_value_warns_where_siblings_will_find_few_pairs(hand, capsys, answers, warns):
+    """Eight answers that begin with these steps: where most begin as no other does, so will rollouts. An answer that
+    was cut off within its first step tells nothing; a sequential budget serves no siblings."""
+    for step in answers:
+        hand.trace(f"{step}\n#### 1|", "wrong")
+    hand.trace("aaaaa", "truncated")
+    graded = hand.write("grade")
+    words = ["value", "--input", graded, "--model.model_name_or_path", "none", "--output", "none", "--dry_run"]
+    assert main(list(map(str, words))) == 0
+    assert ("siblings will find few pairs" in capsys.readouterr().err) == warns
+    assert main(list(map(str, [*words, "--value.budget", "sequential"]))) == 0
+    assert "siblings" not in capsys.readouterr().err
 
 
 def test_a_right_continuation_may_come_from_the_prefix_that_the_step_makes(hand):

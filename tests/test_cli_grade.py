@@ -1,6 +1,7 @@
 """`negdata grade`: one row out for one row in, resumable, and one line for a user's mistake."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.rollouts.store import Run, Trace
-from openrlhf_negdata.tasks import Problem
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 
 ROWS = [
     {"gold": "18", "response": "so\n#### 18", "extra": {"kept": [1, None]}, "id": "é"},
@@ -60,7 +61,7 @@ def test_every_row_comes_back_in_order_with_its_outcome_and_all_its_fields(tmp_p
         for row, outcome, answer in zip(ROWS, OUTCOMES, ANSWERS, strict=True)
     ]
     assert read(target) == expected
-    assert "5 graded: 2 correct, 1 wrong, 1 truncated, 1 no_answer, 0 timed_out" in capsys.readouterr().out
+    assert "5 graded: 2 correct, 1 wrong, 1 truncated, 1 no_answer, 0 timed_out, 0 failed" in capsys.readouterr().out
     first = target.read_bytes()
     assert grade("--task", "gsm8k", "--input", source, "--output", target) == 0
     assert target.read_bytes() == first
@@ -163,6 +164,7 @@ def test_a_run_is_graded_with_its_own_task_and_keeps_problems_and_traces(tmp_pat
         "truncated": 1,
         "no_answer": 1,
         "timed_out": 0,
+        "failed": 0,
     }
 
 
@@ -192,3 +194,65 @@ def test_traces_of_different_policies_never_mix_in_one_output(tmp_path, capsys):
     # Where the input lies does not matter.
     (tmp_path / "one").rename(tmp_path / "moved")
     assert grade("--input", tmp_path / "moved", "--output", target) == 0
+
+
+def test_flexible_grading_reads_the_last_number_where_none_is_announced(tmp_path, capsys):
+    said = [
+        "She has 3 + 4 = 7 apples.",
+        "That makes $1,250.50 in all",
+        "#### 18\nthat is 3 more than 15",
+        "It is between 3-5",
+        "I do not know",
+        "<think>12</think> none",
+        "so x = -4.",
+    ]
+    rows = [{"gold": "1", "response": one} for one in said]
+    source = write(tmp_path / "in.jsonl", rows)
+    for grading, answers in (
+        ("strict", [None, None, "18", None, None, None, None]),
+        ("flexible", ["7", "$1,250.50", "18", "5", None, None, "-4"]),
+    ):
+        target = tmp_path / f"{grading}.jsonl"
+        words = ["--task", "gsm8k", "--input", source, "--output", target, "--grading", grading]
+        assert grade(*words) == 0
+        assert [row["answer"] for row in read(target)] == answers
+        told = capsys.readouterr().err
+        assert "of 7 whole responses the task gsm8k can read no answer" in told
+        assert ("or grade with --grading flexible" in told) == (grading == "strict")
+    assert grade("--task", "math", "--input", source, "--output", tmp_path / "m.jsonl", "--grading", "flexible") == 2
+    assert "--grading flexible: the task math has strict alone" in capsys.readouterr().err
+
+
+def test_few_responses_without_an_answer_are_not_warned_of(tmp_path, capsys):
+    rows = [{"gold": "1", "response": "#### 1"}] * 8 + [{"gold": "1", "response": "eh"}] * 2
+    source = write(tmp_path / "in.jsonl", rows)
+    assert grade("--task", "gsm8k", "--input", source, "--output", tmp_path / "out.jsonl") == 0
+    assert "warning" not in capsys.readouterr().err
+    rows += [{"gold": "1", "response": "I cannot tell"}]
+    assert (
+        grade("--task", "gsm8k", "--input", write(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl")
+        == 0
+    )
+    told = capsys.readouterr().err
+    assert "in 3 of 11 whole responses" in told
+    assert "'I cannot tell'" in told
+    assert "--data.apply_chat_template" in told
+
+
+def test_a_run_is_valued_by_the_grading_that_its_answers_had(tmp_path, tiny_model):
+    problem = Problem("p", "1 + 1?", "2")
+    sampled = Run.create(tmp_path / "s", "sample", {"task": "gsm8k"}, [problem], tiny_model)
+    sampled.expect(1)
+    sampled.write("traces", 0, [Trace("p", 0, [1], [1], "it is 2", "stop")])
+    sampled.finish({})
+    for grading, outcome in (("strict", "no_answer"), ("flexible", "correct")):
+        output = tmp_path / grading
+        assert grade("--input", tmp_path / "s", "--output", output, "--grading", grading) == 0
+        made = Run.open(output)
+        assert [trace.outcome for trace in made.read("traces")] == [outcome]
+        assert made.task().grading == grading
+        valued = Run.create(
+            tmp_path / f"v{grading}", "value", {"task": "gsm8k", "input": made.manifest["settings"]}, []
+        )
+        assert valued.task().grading == grading
+        assert pickle.loads(pickle.dumps(valued.task())).grading == grading

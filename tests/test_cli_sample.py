@@ -4,8 +4,9 @@ import pytest
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.records import Trace
 from openrlhf_negdata.rollouts.engines import Engines
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.rollouts.store import Run
 
 
 def test_answers_are_counted_under_whatever_reason_they_ended_for(tmp_path, tiny_model, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from openrlhf_negdata.rollouts.store import StepValues
+from openrlhf_negdata.records import StepValues
 from openrlhf_negdata.steps.credit import CREDITS, credit, spread
 from openrlhf_negdata.steps.values import Estimator
 

@@ -1,8 +1,11 @@
 """`negdata doctor`."""
 
+import os
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -38,14 +41,16 @@ def report(capsys, status):
 
 
 def test_a_host_that_is_set_up_has_nothing_to_mend():
-    # A busy machine may be short of memory or of disk: that says nothing about the command.
-    wrong = [finding for finding in doctor.examine() if finding.mend and finding.name not in ("memory", "disk")]
+    # A machine may be short of memory or of disk, and its processor an old one: that says nothing about the command.
+    of_the_machine = ("memory", "disk", "processor")
+    wrong = [finding for finding in doctor.examine() if finding.mend and finding.name not in of_the_machine]
     assert wrong == []
 
 
 def test_nothing_to_mend_is_status_0(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "MEMORY", 0)
     monkeypatch.setattr(doctor, "DISK", 0)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     text, mends = report(capsys, 0)
     assert text.endswith("All is well.\n")
     assert mends == {}
@@ -95,14 +100,83 @@ def test_pins_are_those_of_openrlhf():
         assert doctor.PINS[name] == pinned[name]
 
 
-def test_it_imports_neither_torch_nor_vllm():
+def test_readme_and_make_install_the_same_on_a_gpu_host():
+    """flash-attn's build finds torch only where that is there first and builds are not isolated."""
+    root = Path(__file__).parents[1]
+    tools = '"setuptools>=77" wheel packaging psutil ninja'
+    readme, make = ((root / name).read_text() for name in ("README.md", "requirements/install.sh"))
+    assert f"pip install torch=={doctor.PINS['torch']} {tools}\n" in readme
+    assert f"torch=={doctor.PINS['torch']}" in re.findall(
+        r"^torch==[\d.]+", (root / "requirements/cpu.txt").read_text(), re.M
+    )
+    for text in (readme, make):
+        first, second = (line.strip() for line in text.splitlines() if tools in line or '".[gpu' in line)
+        assert tools in first
+        assert second.startswith("pip install --no-build-isolation -e ")
+
+
+def test_a_gpu_that_torch_does_not_see_is_said_with_what_hides_it(tools, capsys, monkeypatch):
+    """The commands ask torch: what nvidia-smi lists beyond that, they will not use."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a GPU here")
+    tools(nvidia_smi="NVIDIA H200")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    text, mends = report(capsys, 1)
+    assert "MEND  device " in text
+    assert "torch sees no CUDA device, nvidia-smi lists NVIDIA H200: everything runs on the CPU" in text
+    assert mends["device"].startswith("install torch's build with CUDA")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    text, mends = report(capsys, 1)
+    assert "nvidia-smi lists NVIDIA H200 (CUDA_VISIBLE_DEVICES is ''): everything runs on the CPU" in text
+    assert mends["device"] == "unset CUDA_VISIBLE_DEVICES"
+
+
+def test_what_torch_sees_is_the_device_whatever_nvidia_smi_lists(tools, monkeypatch):
+    """A container without nvidia-smi; some of a node's GPUs alone."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "NVIDIA H200")
+    for listed, says in (
+        ({}, "NVIDIA H200"),
+        ({"nvidia_smi": "NVIDIA H200"}, "NVIDIA H200"),
+        (
+            {"nvidia_smi": "NVIDIA H200\nNVIDIA H100"},
+            "torch sees NVIDIA H200, nvidia-smi lists NVIDIA H200, NVIDIA H100",
+        ),
+    ):
+        tools(**listed)
+        found = {finding.name: finding for finding in doctor.examine()}
+        assert found["device"].mend == ""
+        assert found["device"].found.startswith(says)
+        assert "flash-attn" in found
+        assert "g++" not in found
+
+
+def test_torch_that_is_installed_and_cannot_be_imported_is_to_be_installed_anew(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    text, mends = report(capsys, 1)
+    assert "torch cannot be imported" in text
+    index = "https://download.pytorch.org/whl/cpu"
+    assert mends["device"].endswith(f" -m pip install -I --index-url {index} torch=={doctor.PINS['torch']}")
+
+
+def test_a_processor_without_avx_512_is_said_to_be_slow():
+    """Of torch itself: it is told to use no more than AVX2, as it does on a processor that has no more."""
+    command = [sys.executable, "-m", "openrlhf_negdata.cli.main", "doctor"]
+    done = subprocess.run(command, env=os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "AVX2, no AVX-512: bfloat16, which all models run and train in, is some 40 times as slow" in done.stdout
+
+
+def test_it_imports_no_engine_and_no_trainer():
     code = (
         "import sys\n"
         "from openrlhf_negdata.cli.main import main\n"
         "try:\n"
         "    main(['doctor'])\n"
         "finally:\n"
-        "    print(sorted({'torch', 'vllm', 'ray', 'deepspeed', 'transformers'} & {*sys.modules}))\n"
+        "    print(sorted({'vllm', 'ray', 'deepspeed', 'transformers'} & {*sys.modules}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -18,11 +18,12 @@ import pytest
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.files import read_problems
-from openrlhf_negdata.rollouts.sampling import encode_prompt
+from openrlhf_negdata.records import OUTCOMES
+from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.split import split_steps
 from openrlhf_negdata.steps.values import Estimator
-from openrlhf_negdata.tasks import OUTCOMES, load
+from openrlhf_negdata.tasks import load
 
 TASK = load("running_value")
 PROBLEMS, SAMPLES, ROLLOUTS, SHARD = 60, 4, 4, 20
@@ -190,7 +191,7 @@ def test_every_answer_is_what_the_engine_sampled_within_the_budget(pipeline):
     assert [(trace.problem, trace.sample) for trace in traces] == [(p, i) for p in problems for i in range(SAMPLES)]
     eos = tokenizer.eos_token_id
     for trace in traces:
-        assert trace.prompt_ids == encode_prompt(tokenizer, TASK, problems[trace.problem].question)
+        assert trace.prompt_ids == Prompting().encoder(tokenizer, TASK)(problems[trace.problem].question)
         assert trace.token_ids.count(eos) == (trace.token_ids[-1] == eos) == (trace.finish_reason == "stop")
         assert trace.finish_reason in ("stop", "length")
         limit = TASK.max_response_tokens

@@ -67,6 +67,34 @@ def test_a_set_never_takes_the_place_of_its_input_nor_of_a_strangers_file(own, t
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
 
 
+def test_the_folder_for_the_hub_never_takes_the_place_of_a_strangers_file(own, tmp_path, capsys):
+    """Known before the set is made: a README of one's own, a file where the folder would be, the set's own folder."""
+    hub, taken = tmp_path / "hub", tmp_path / "taken"
+    hub.mkdir()
+    (hub / "README.md").write_text("mine\n")
+    taken.write_text("mine\n")
+    for folder, says in (
+        (hub, "README.md was not made by this command: give another --local_dir, or remove it"),
+        (taken, "it is not a folder"),
+        (tmp_path / "sets", "is the folder of --output: give another"),
+    ):
+        assert build(own, tmp_path / "sets" / "set.jsonl", "--local_dir", folder) == 2
+        assert says in told(capsys)
+        assert not (tmp_path / "sets").exists()
+    assert [path.name for path in hub.iterdir()] == ["README.md"]
+    assert (hub / "README.md").read_text() == "mine\n"
+
+
+def test_the_folder_for_the_hub_holds_the_last_set_and_nothing_of_an_earlier_one(own, tmp_path):
+    write_jsonl(own / "traces.jsonl", [ANSWERS[0] | {"problem": str(number)} for number in range(3)])
+    hub, output = tmp_path / "hub", tmp_path / "set.jsonl"
+    assert build(own, output, "--local_dir", hub, "--validation", 0.34) == 0
+    assert (hub / "validation.jsonl").is_file()
+    assert build(own, output, "--local_dir", hub) == 0
+    assert sorted(path.name for path in hub.glob("[!.]*")) == ["README.md", "train.jsonl"]
+    assert (hub / "train.jsonl").read_bytes() == output.read_bytes()
+
+
 @pytest.mark.parametrize("make", [problems, lambda path: grade(path.parent / "answers.jsonl", path)])
 def test_other_commands_replace_their_own_file_and_no_other(make, tmp_path, capsys):
     write_jsonl(tmp_path / "answers.jsonl", ANSWERS)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading import AHEAD, LONGEST_RESPONSE, Grader, grade_rows
-from openrlhf_negdata.tasks import CORRECT, Graded, Task, load
+from openrlhf_negdata.records import CORRECT, Graded
+from openrlhf_negdata.tasks import Task, load
 
 # Its exact value has more digits than there are atoms to write them with; no signal interrupts the attempt.
 HANGS = r"\boxed{5^{5^{5^{5^{5}}}}}"
@@ -93,17 +94,17 @@ def test_a_truncated_response_is_never_right_and_not_shown_to_the_grader(name):
     assert outcomes(load(name), rows, workers=1) == ["truncated", "correct", "truncated"]
 
 
-def test_a_grader_that_raises_or_dies_has_timed_out_and_the_others_are_graded(caplog, monkeypatch, tmp_path):
+def test_a_grader_that_raises_or_dies_has_failed_and_the_others_are_graded(caplog, monkeypatch, tmp_path):
     monkeypatch.setenv("SHOWN", str(tmp_path / "shown"))
     # Twenty at a time: some are sent to a worker together, and each is graded whatever its neighbours do.
     said = [word for n in range(20) for word in ("a", f"raise {n}", f"die {n}", f"b {n}")]
-    expected = ["correct", "timed_out", "timed_out", "wrong"] * 20
+    expected = ["correct", "failed", "failed", "wrong"] * 20
     assert outcomes(load(SLOW), [("a", word, None) for word in said], workers=2) == expected
     assert "SystemExit('no')" in caplog.text
     assert "its worker died, twice" in caplog.text
     shown = Counter((tmp_path / "shown").read_text().splitlines())
     assert (shown["raise 7"], shown["die 7"], shown["b 7"]) == (1, 2, 1), "what dies is tried again, nothing else is"
-    assert outcomes(Failing(), [("a", "a", None)]) == ["timed_out"]
+    assert outcomes(Failing(), [("a", "a", None)]) == ["failed"]
 
 
 def test_a_row_whose_worker_is_killed_is_graded_once_more(tmp_path, caplog):

@@ -56,7 +56,8 @@ def test_a_trainer_refuses_it_with_one_line(tiny_model, tmp_path):
 def test_help_gives_every_flag_its_default_and_an_unknown_flag_two_lines(trainer):
     command = [sys.executable, "-m", f"openrlhf_negdata.cli.{trainer}"]
     text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
-    assert "--adam.lr ADAM.LR     peak learning rate (default: 1e-06)" in text
+    rate = "1e-05" if trainer == "train_step_dpo" else "5e-06"
+    assert f"--adam.lr ADAM.LR     peak learning rate (default: {rate})" in text
     assert "decoupled weight decay (default: 0.0)" in text
     assert "(default: None)" not in text
     words = ["--model.model_name_or_path", "m", "--data.dataset", "d", "--ckpt.output_dir", "o", "--adam.lrr", "1"]

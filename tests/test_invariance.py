@@ -15,8 +15,8 @@ FIELDS = {
 }
 
 
-def rows_of(trainer, count=32):
-    draw = random.Random(1)
+def rows_of(trainer, count=32, seed=1):
+    draw = random.Random(seed)
     rows = []
     for number in range(count):
         ids = [[draw.randrange(3, 63) for _ in range(draw.randint(2, 12))] for _ in FIELDS[trainer]]
@@ -28,13 +28,23 @@ def rows_of(trainer, count=32):
     return rows
 
 
-def scalars(folder):
-    """What was logged of each update, by name."""
+def events_of(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
     events.Reload()
+    return events
+
+
+def scalars(folder):
+    """What was logged of each update, by name."""
+    events = events_of(folder)
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def by_update(folder, tag):
+    """What was logged under one name, by update."""
+    return {event.step: event.value for event in events_of(folder).Scalars(tag)}
 
 
 class Runs:
@@ -107,6 +117,64 @@ def same(seen, plain):
     assert min(seen["train/tokens_per_second"]) > 0
 
 
+def log_probs(model, row, side):
+    """Of each token of one side, by transformers alone."""
+    import torch
+
+    ids, start = row["prompt_ids"] + row[side], len(row["prompt_ids"])
+    with torch.no_grad():
+        seen = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
+    return [seen[t - 1, ids[t]].item() for t in range(start, len(ids))]
+
+
+def margin(model, start, rows):
+    def gain(row, side):
+        return sum(log_probs(model, row, side)) - sum(log_probs(start, row, side))
+
+    return sum(0.1 * (gain(row, "chosen_ids") - gain(row, "rejected_ids")) for row in rows) / len(rows)
+
+
+def weighted_loss(model, _, rows):
+    total = 0.0
+    for row in rows:
+        seen, (first, rest) = log_probs(model, row, "response_ids"), row["weights"]
+        total -= first * seen[0] + rest * sum(seen[1:])
+    return total / sum(len(row["response_ids"]) for row in rows)
+
+
+def test_models_on_the_way_and_the_best_are_kept_and_do_what_was_logged(runs):
+    """Over kills, one of them as a model is written. What a kept model gives for held-out rows, by transformers alone,
+    is what its evaluation said."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rows = rows_of(runs.trainer, 5, seed=2)
+    held_out = runs.folder / "to choose by.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    flags = {"eval.dataset": held_out, "eval.steps": 1, "ckpt.save_steps": 3, "ckpt.save_hf": True}
+    flags |= {"ckpt.keep_best": True, "adam.lr": 2e-2}
+    runs("kept", die=["save", 0], status=-9, **flags)
+    runs("kept", die=["update", 5], status=-9, **flags)
+    runs("kept", **flags)
+    figure, better = ("eval/margin", max) if runs.trainer == "train_step_dpo" else ("eval/loss", min)
+    seen = by_update(runs.folder / "logs" / "kept", figure)  # 4 and 5 twice, the last time last
+    best = better(seen, key=seen.get)
+    kept = runs.folder / "kept.models"
+    assert sorted(folder.name for folder in kept.iterdir()) == [
+        f"best_global_step{best}",
+        "global_step3",
+        "global_step6",
+    ]
+    start = AutoModelForCausalLM.from_pretrained(runs.model, dtype=torch.float32)
+    for folder, step in ((f"best_global_step{best}", best), ("global_step3", 3)):
+        models.check_model(str(kept / folder))
+        model = AutoModelForCausalLM.from_pretrained(kept / folder, dtype=torch.float32)
+        value = (margin if runs.trainer == "train_step_dpo" else weighted_loss)(model, start, rows)
+        assert value == pytest.approx(seen[step], rel=0.02, abs=0.01)
+    text = runs("kept", status=2, **flags | {"adam.lr": 1e-3})
+    assert "was trained with adam.lr = 0.02, not 0.001" in text.splitlines()[-1]
+
+
 def test_held_out_rows_are_evaluated_once_an_epoch_and_change_nothing(runs):
     held_out = runs.folder / "held out.jsonl"
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows_of(runs.trainer, 7)), encoding="utf-8")
@@ -114,6 +182,41 @@ def test_held_out_rows_are_evaluated_once_an_epoch_and_change_nothing(runs):
     same({tag: values for tag, values in seen.items() if tag.startswith("train/")}, runs.plain)
     assert len(seen["eval/loss"]) == 4
     assert seen["eval/loss"][-1] < seen["eval/loss"][0]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_run_that_ran_out_of_memory_goes_on_with_less_and_ends_on_the_same_weights(runs, stage):
+    """Smaller micro-batches, checkpointing, the optimizer on the host and another attention decide no weights: neither
+    a checkpoint nor a model that is done is refused for them."""
+    import torch
+    from safetensors.torch import load_file
+
+    size = {
+        "train_step_dpo": {"train.max_tokens_per_gpu": 90},
+        "train_advantage_weighted": {"train.micro_batch_size": 2},
+    }
+    less = size[runs.trainer] | {"model.gradient_checkpointing_enable": True, "ds.adam_offload": True}
+    if runs.trainer == "train_step_dpo":
+        less["train.separate_sequences_enable"] = True
+    less["ds.attn_implementation"] = "eager"
+    flags, name = {"ckpt.save_steps": 2, "ds.zero_stage": stage}, f"less {stage}"
+    runs(name, die=["update", 5], status=-9, **flags)
+    seen = runs(name, **flags, **less)
+    # TensorBoard's folder holds the four updates that the killed run logged, and those of the one that went on.
+    assert len(seen["train/loss"]) == 8
+    for tag in ("train/loss", "train/grad_norm", "train/lr"):
+        assert seen[tag] == pytest.approx(runs.plain[tag], rel=0.01, abs=0.004), tag
+    start, plain, resumed = (
+        load_file(folder / "model.safetensors") for folder in (runs.model, runs.folder / "plain", runs.folder / name)
+    )
+    moved, off = (
+        {key: (made[key] - of[key]).float() for key in start} for made, of in ((plain, start), (resumed, plain))
+    )
+    size_of = lambda parts: torch.cat([part.flatten() for part in parts.values()]).norm().item()  # noqa: E731
+    assert size_of(off) < 0.1 * size_of(moved)
+    ended, text = runs.train(f"openrlhf_negdata.cli.{runs.trainer}", runs.words(name, flags))
+    assert ended == 0
+    assert f"{runs.folder / name} is trained already" in text
 
 
 def test_a_checkpoint_is_for_equal_settings(runs):

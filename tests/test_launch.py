@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -109,8 +110,9 @@ def test_stock_openrlhf_trains_saves_and_resumes_without_cuda(stock_runs, tiny_m
 
 
 @pytest.mark.parametrize("trainer", ["train_step_dpo", "train_advantage_weighted"])
-def test_two_processes_train_as_one_does(train, tiny_model, data, tmp_path, trainer):
-    """Two processes with small micro-batches see what one sees with a large one."""
+def test_two_processes_train_and_evaluate_as_one_does(train, tiny_model, data, tmp_path, trainer):
+    """Two processes with small micro-batches see what one sees with a large one, though neither an update's five rows
+    nor the three held-out ones can be halved. A run that is done is refused other settings, by rank 0 for both."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,11 +126,14 @@ def test_two_processes_train_as_one_does(train, tiny_model, data, tmp_path, trai
                 made = {"prompt_ids": ids["prompt"], "response_ids": ids["chosen"], "step_ends": ends}
                 made |= {"weights": [0.1 * number, 1.0]}
             print(json.dumps(made), file=rows)
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "held out.jsonl").write_text(lines[0] + lines[8] + lines[15], encoding="utf-8")
     size = {"train_step_dpo": ("train.max_tokens_per_gpu", 60, 4000)}.get(trainer, ("train.micro_batch_size", 2, 8))
     logged = {}
     for name, count in zip(("two", "one"), size[1:], strict=True):
         flags = ["--model.model_name_or_path", tiny_model, "--data.dataset", tmp_path / "rows.jsonl"]
-        flags += ["--train.batch_size", 8, f"--{size[0]}", count, "--adam.lr", 1e-3]
+        flags += ["--eval.dataset", tmp_path / "held out.jsonl", "--train.max_epochs", 1]
+        flags += ["--train.batch_size", 5, f"--{size[0]}", count, "--adam.lr", 1e-3]
         flags += ["--ckpt.save_steps", 1, "--ckpt.output_dir", tmp_path / name]
         flags += ["--logger.tensorboard_dir", tmp_path / "logs", "--logger.wandb.run_name", name]
         module = f"openrlhf_negdata.cli.{trainer}"
@@ -140,12 +145,22 @@ def test_two_processes_train_as_one_does(train, tiny_model, data, tmp_path, trai
         events = EventAccumulator(str(tmp_path / "logs" / name))
         events.Reload()
         logged[name] = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert not {path.name for path in tmp_path.iterdir()} & {".two.ckpt", ".two.tmp"}
+    left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".") and "two" in path.name}
+    assert left == {".two.lock"}
     AutoModelForCausalLM.from_pretrained(tmp_path / "two")
-    assert len(logged["two"]["train/loss"]) == 2
+    assert len(logged["two"]["train/loss"]) == 3
     assert logged["two"]["train/lr"] == logged["one"]["train/lr"]
     for tag in {*logged["one"]} - {"train/tokens_per_second", "train/acc"}:
         assert logged["two"][tag] == pytest.approx(logged["one"][tag], rel=0.02, abs=0.002), tag
+    flags[flags.index(1e-3)], flags[flags.index(tmp_path / "one")] = 2e-3, tmp_path / "two"
+    status, output = launch(["--num_processes", 2, module, *flags], tmp_path, tmp_path / "other.log")
+    assert status == 2
+    said = [line for line in output.splitlines() if "error" in line]
+    assert said == [
+        f"{trainer}: error: {tmp_path / 'two'} was trained with adam.lr = 0.001, not 0.002: "
+        "give another --ckpt.output_dir, or remove that folder"
+    ]
+    assert "Traceback" not in output
 
 
 def test_mistake_under_two_processes_ends_with_status_2_and_one_line(tiny_model, tmp_path):
@@ -156,7 +171,110 @@ def test_mistake_under_two_processes_ends_with_status_2_and_one_line(tiny_model,
     assert output == "train_step_dpo: error: no such file: none.jsonl\n"
 
 
-@pytest.mark.parametrize("module", ["no_such_package.train", "openrlhf.cli.train_sfd"])
+@pytest.mark.parametrize("module", ["openrlhf.cli.train_sfd", "openrlhf_negdata.cly.train_sft", ".train"])
 def test_unknown_module_ends_with_status_2_and_one_line(module, capsys):
     assert main(["launch", module]) == 2
     assert capsys.readouterr().err == f"negdata launch: error: no module {module}\n"
+
+
+def test_a_package_that_is_not_installed_ends_with_status_2_and_who_knows_how_to_install_it(capsys):
+    assert main(["launch", "no_such_package.train"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("negdata launch: error: No module named 'no_such_package': `negdata doctor` says ")
+    assert told.count("\n") == 1
+
+
+def test_launch_by_its_path_in_a_folder_whose_name_holds_a_space(tiny_model, tmp_path):
+    """An environment there, of which nothing is on PATH, as cron and other people's scripts run a command."""
+    environment = tmp_path / "my folder" / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "ours.pth").write_text("\n".join(path for path in sys.path if os.path.isdir(path)))
+    (environment / "bin" / "ninja").symlink_to(Path(sys.executable).with_name("ninja"))
+    flags = ["--model.model_name_or_path", tiny_model, "--data.dataset", "none.jsonl", "--ckpt.output_dir", "out"]
+    words = ["-m", "openrlhf_negdata.cli.main", "launch", "openrlhf_negdata.cli.train_step_dpo", *flags]
+    compiler = os.path.dirname(shutil.which("g++"))
+    done = subprocess.run(
+        [environment / "bin" / "python", *words],
+        env={"PATH": f"{compiler}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"},
+        cwd=tmp_path / "my folder",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, "train_step_dpo: error: no such file: none.jsonl\n")
+
+
+@pytest.fixture
+def with_cuda(monkeypatch):
+    """``with_cuda(words)``: the command that `negdata launch` becomes where there is CUDA, and its environment."""
+    monkeypatch.setattr("openrlhf_negdata.cpu.without_cuda", lambda: False)
+
+    class Became(BaseException):
+        """What comes after execv is not reached."""
+
+    def become(path, command):
+        raise Became(path, command, dict(os.environ))
+
+    monkeypatch.setattr(os, "execv", become)
+
+    def launched(words):
+        with pytest.raises(Became) as became:
+            main(["launch", *words])
+        return became.value.args
+
+    return launched
+
+
+def test_the_flags_of_deepspeed_s_launcher_reach_it(with_cuda, monkeypatch, tmp_path):
+    """DeepSpeed's own parser reads the command."""
+    monkeypatch.chdir(tmp_path)
+    from deepspeed.launcher.runner import parse_args
+
+    given = ["--include", "worker-0@worker-1:0,1", "--master_port", "2900", "--no_ssh_check"]
+    given += ["--launcher_args", "-x --y=1"]
+    path, command, _ = with_cuda([*given, "openrlhf.cli.train_sft", "--data.dataset", "my data", "--include", "mine"])
+    assert [path, *command[:3]] == [sys.executable, sys.executable, "-m", "deepspeed.launcher.runner"]
+    read = parse_args(command[3:])
+    assert (read.include, read.master_port, read.no_ssh_check) == ("worker-0@worker-1:0,1", 2900, True)
+    assert read.launcher_args == "-x --y=1"
+    assert read.module
+    assert read.user_script == "openrlhf.cli.train_sft"
+    assert read.user_args == ["--data.dataset", "my data", "--include", "mine"]
+    _, command, _ = with_cuda(["--num_processes", "4", "openrlhf.cli.train_sft"])
+    assert parse_args(command[3:]).num_gpus == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--num_processes", "2", "--include", "localhost:0"], "--num_processes with --include or --exclude"),
+        (["--hostfile", "hosts"], "no space may be there"),
+    ],
+)
+def test_what_deepspeed_s_launcher_cannot_do_is_refused(with_cuda, monkeypatch, tmp_path, capsys, words, says):
+    (tmp_path / "my folder").mkdir()
+    monkeypatch.chdir(tmp_path / "my folder")
+    monkeypatch.setattr(os, "execv", None)
+    assert main(["launch", *words, "openrlhf.cli.train_sft"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_deepspeed_s_flags_are_refused_without_cuda(capsys):
+    assert main(["launch", "--hostfile", "hosts", "openrlhf.cli.train_sft"]) == 2
+    assert "--hostfile is for DeepSpeed's launcher, which needs CUDA" in capsys.readouterr().err
+
+
+def test_kernels_are_built_and_loaded_inside_the_environment(with_cuda, monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    _, _, environment = with_cuda(["openrlhf.cli.train_sft"])
+    inside = str(Path(sys.prefix) / "share" / "torch_extensions")
+    assert environment["TORCH_EXTENSIONS_DIR"] == inside
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert with_cuda(["openrlhf.cli.train_sft"])[2]["TORCH_EXTENSIONS_DIR"] == str(tmp_path)
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+    # A process of its own loads what DeepSpeed compiled; the system says from which files.
+    code = "from openrlhf_negdata import cpu\ncpu.setup()\nprint(open('/proc/self/maps').read())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {line.split(maxsplit=5)[-1] for line in done.stdout.splitlines() if line.endswith("fused_adam.so")}
+    assert loaded
+    assert all(file.startswith(f"{inside}/") for file in loaded)

@@ -8,7 +8,7 @@ import pytest
 
 from openrlhf_negdata import models
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.sampling import encode_prompt
+from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.tasks import load
 
 
@@ -141,9 +141,25 @@ def test_the_longest_sequence_is_the_one_that_vllm_takes(model, rope, limit):
     assert ModelConfig(str(model), max_model_len=limit).max_model_len == limit
     with pytest.raises(ValueError, match="max_model_len"):
         ModelConfig(str(model), max_model_len=limit + 1)
-    models.check_length(model, limit)
-    with pytest.raises(UserError, match=f"takes {limit} tokens at most"):
-        models.check_length(model, limit + 1)
+    assert models.check_length(model, {"a": limit - 9, "b": 1}, 9) == limit
+    with pytest.raises(UserError, match=f"takes {limit} tokens, "):
+        models.check_length(model, {"a": limit - 9, "b": 1}, 10)
+
+
+def test_prompts_that_are_too_long_are_named_with_their_number_and_what_to_do(model):
+    prompts = {"short": 28} | {f"long{i}": 100 + i for i in range(5)}
+    with pytest.raises(UserError) as told:
+        models.check_length(model, prompts, 27)
+    assert str(told.value).endswith(
+        "takes 128 tokens, prompt and response together: with --rollout.max_new_tokens 27 the prompts of 3 of 6 "
+        "problems are too long, by id (tokens): long2 (102), long3 (103), long4 (104); lower "
+        "--rollout.max_new_tokens to 24, or leave these problems out"
+    )
+    with pytest.raises(UserError, match=r"of 4 of 6 problems .*: long1 .*, long3 \(103\), \.\.\.; lower"):
+        models.check_length(model, prompts, 28)
+    # Nothing is left for a response: a smaller limit does not help.
+    with pytest.raises(UserError, match=r"of 1 of 2 problems .*: whole \(128\); leave these problems out"):
+        models.check_length(model, {"short": 28, "whole": 128}, 28)
 
 
 def test_a_chat_template_that_is_not_there_or_fails_is_one_line(tiny_model):
@@ -151,5 +167,5 @@ def test_a_chat_template_that_is_not_there_or_fails_is_one_line(tiny_model):
     for template in (None, "{{ raise_exception('system role\nis required') }}"):
         tokenizer.chat_template = template
         with pytest.raises(UserError, match="--data.apply_chat_template: .*model: ") as told:
-            encode_prompt(tokenizer, task, "1 +1 ?", chat_template=True)
+            Prompting(chat_template=True).encoder(tokenizer, task)("1 +1 ?")
         assert "\n" not in str(told.value)

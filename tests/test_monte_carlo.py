@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import tabular
 
-from openrlhf_negdata.rollouts.store import Rollout, StepValues
+from openrlhf_negdata.records import CORRECT, WRONG, Rollout, StepValues
 from openrlhf_negdata.steps.estimates import advantage, best_of, chance_below, jeffreys
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, value_problem
 from openrlhf_negdata.steps.values import Estimator, halves
-from openrlhf_negdata.tasks import CORRECT, WRONG
 
 
 def value(policy, answers, budget):

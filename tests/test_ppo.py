@@ -15,6 +15,9 @@ from openrlhf_negdata.cli import train_ppo_ray
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.ppo.settings import NEEDED, NEEDED_ON_CPU, StepAdvantage, check
+from openrlhf_negdata.records import Problem
+from openrlhf_negdata.rollouts.prompts import Prompting
+from openrlhf_negdata.tasks import load
 
 HERE = Path(__file__).parent
 
@@ -132,7 +135,7 @@ def test_a_run_that_is_right_is_let_through(on_cpu):
         ({"reward.remote_url": "reward.py"}, "--reward.remote_url must be left out, not reward.py: the grader"),
         ({"train.agent_func_path": "agent.py"}, "--train.agent_func_path must be left out, not agent.py: "),
         ({"train.partial_rollout_enable": True}, "--train.partial_rollout_enable must be left out, not given: "),
-        ({"data.input_template": "Q: {}"}, "--data.input_template must be left out, not Q: {}: the task reads"),
+        ({"data.input_template": "Q: {}"}, "--data.input_template must be left out, not Q: {}: write the name"),
         ({"rollout.temperature": 0.0}, "--rollout.temperature must be above 0"),
         ({"vllm.num_engines": None}, "--vllm.num_engines must be at least 1"),
         ({"data.prompt_dataset": None}, "--data.prompt_dataset is required"),
@@ -190,17 +193,38 @@ def test_what_an_actor_raised_or_that_it_died_is_one_line():
     assert "\n" not in str(died)
 
 
-def test_prompts_are_the_tasks_own(tmp_path):
-    from openrlhf_negdata.tasks import load
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece"])
+def test_openrlhf_reads_the_prompts_that_negdata_sample_asks(tokenizers, kind, gsm8k_rows, tmp_path):
+    """In its executor: the text of the file, tokenised without special tokens. Here with a token before every text."""
+    from copy import deepcopy
 
-    problems = tmp_path / "problems.jsonl"
-    problems.write_text(json.dumps({"question": "What is 9 + 9?", "gold": "#### 18"}) + "\n", encoding="utf-8")
-    task = load("gsm8k")
-    written = train_ppo_ray.write_prompts(str(problems), task, tmp_path / "prompts.jsonl")
-    assert json.loads(Path(written).read_text(encoding="utf-8")) == {
-        "input": task.prompt("What is 9 + 9?"),
-        "label": task.read_gold("#### 18"),
-    }
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer, task, path = deepcopy(tokenizers[kind]), load("gsm8k"), tmp_path / "prompts.jsonl"
+    before = TemplateProcessing(single="</s> $A", special_tokens=[("</s>", tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = before
+    encode = Prompting().encoder(tokenizer, task)
+    problems = [
+        task.problem({"question": row["question"], "gold": row["answer"]}, i) for i, row in enumerate(gsm8k_rows)
+    ]
+    train_ppo_ray.write_prompts(problems, encode, tokenizer, 2000, path)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    asked = [encode(problem.question) for problem in problems]
+    assert [tokenizer(row["input"], add_special_tokens=False)["input_ids"] for row in rows] == asked
+    assert {ids[0] for ids in asked} == {tokenizer.eos_token_id}
+    assert [row["label"] for row in rows] == [problem.gold for problem in problems]
+
+
+def test_a_prompt_that_openrlhf_would_cut_or_read_otherwise_is_refused(tokenizers, tmp_path):
+    tokenizer, path = tokenizers["character"], tmp_path / "prompts.jsonl"
+    encode = Prompting().encoder(tokenizer, load("gsm8k"))
+    problem = Problem("seven", "What is 9 + 9?", "18")
+    tokens = len(encode(problem.question))
+    with pytest.raises(UserError, match=f"problem seven has {tokens} tokens, .* leaves {tokens - 1}"):
+        train_ppo_ray.write_prompts([problem], encode, tokenizer, tokens - 1, path)
+    with pytest.raises(UserError, match="reads other tokens from the prompt of seven"):
+        train_ppo_ray.write_prompts([problem], lambda _: [tokenizer.unk_token_id, 5], tokenizer, tokens, path)
+    assert not path.exists()
 
 
 # A run on CPU, read on both sides: what the executor returned, and what the policy's loss was given.

@@ -18,8 +18,8 @@ from openrlhf_negdata.analysis.summary import Arm, read_evaluation, summarize
 from openrlhf_negdata.analysis.traces import ShownTrace, choose_traces
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Run, StepValues, Trace
-from openrlhf_negdata.tasks import OUTCOMES, Problem
+from openrlhf_negdata.records import OUTCOMES, Problem, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 
 HOSTILE = (
     "</td></li></style><script>alert(1)</script><img src=x onerror='alert(1)'>\" onmouseover=\"alert(1) &lt;b&gt;"
@@ -35,7 +35,8 @@ def arm(name, wrong, trace_wrong=None, q_by_step=None, **changes):
         "wrong": wrong,
         "trace_wrong": trace_wrong,
         "outcomes": {
-            "correct": wrong.count(0), "wrong": wrong.count(1), "truncated": 0, "no_answer": 0, "timed_out": 0
+            "correct": wrong.count(0), "wrong": wrong.count(1), "truncated": 0, "no_answer": 0, "timed_out": 0,
+            "failed": 0
         },
         "q_by_step": q_by_step,
     }  # fmt: skip
@@ -124,7 +125,7 @@ def test_summary_figures_equal_those_worked_by_hand(inputs, tmp_path, capsys):
     assert (sft["low"], sft["high"]) == pytest.approx((0.5 - 0.2007, 0.5 + 0.2007), abs=1e-4)
     assert (sft["trace_low"], sft["trace_high"]) == pytest.approx(wilson(15, 20)[1:])
     assert summary["arms"]["rft"]["trace_error"] is None
-    assert sft["outcomes"] == {"correct": 10, "wrong": 10, "truncated": 0, "no_answer": 0, "timed_out": 0}
+    assert sft["outcomes"] == {"correct": 10, "wrong": 10, "truncated": 0, "no_answer": 0, "timed_out": 0, "failed": 0}
     assert list(summary["q_by_step"]) == ["sft"]
     rows = summary["q_by_step"]["sft"]
     assert [(row["step"], row["problems"]) for row in rows] == [(0, 3), (1, 2)]

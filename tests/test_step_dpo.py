@@ -73,7 +73,7 @@ def updates_of(rows, batch_size=None, **more):
     from openrlhf_negdata.datasets.tokens import StepPairs
     from openrlhf_negdata.trainers.updates import PairUpdates
 
-    pairs = StepPairs(rows, 1000).pairs
+    pairs = StepPairs(rows, 1000)
     return PairUpdates(pairs, **{"batch_size": batch_size or len(pairs), "epochs": 1, "seed": 0, "budget": 64} | more)
 
 
@@ -105,7 +105,7 @@ def ours(model, rows, separate, budget=64, beta=0.1):
     from openrlhf_negdata.trainers.updates import sides
 
     updates = updates_of(rows, separate=separate, budget=budget)
-    (micro_batches,) = updates.after(0)
+    micro_batches = updates.share(next(updates.after(0)))
     found, total = {}, 0.0
     for micro_batch in micro_batches:
         sums, _ = sides(model, micro_batch, "cpu", separate)
@@ -151,15 +151,17 @@ def test_in_bf16_they_are_as_near_to_fp32_as_the_dpo_trainer_is(cpu_host, family
 
 
 def test_flex_attention_sees_what_sdpa_sees():
-    """FlexAttention trains on CUDA alone; that its mask is the same is seen on CPU, without gradients."""
+    """FlexAttention trains on CUDA alone; that its mask is the same is seen on CPU, without gradients. Nothing is
+    compiled: inductor's C++ cannot be built where the path of the interpreter holds a space."""
     from openrlhf_negdata.trainers.updates import sides
 
     rows, seen = pairs_of("many of one problem"), {}
-    (micro_batches,) = updates_of(rows, budget=10_000).after(0)
+    updates = updates_of(rows, budget=10_000)
+    micro_batches = updates.share(next(updates.after(0)))
     for attention in ("sdpa", "flex_attention"):
         model = causal_lm("llama")
         model.set_attn_implementation(attention)
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             seen[attention] = sides(model, micro_batches[0], "cpu")[0]
     torch.testing.assert_close(seen["sdpa"], seen["flex_attention"], rtol=1e-4, atol=1e-4)
 
@@ -215,7 +217,8 @@ def test_every_pair_is_in_as_many_updates_as_there_are_epochs_on_one_process(
     ]
     more = {"batch_size": batch, "epochs": epochs, "budget": budget, "separate": separate, "ranks": ranks}
     more["per_problem"] = draw.randint(1, 6)
-    by_rank = [list(updates_of(rows, rank=rank, **more).after(0)) for rank in range(ranks)]
+    updates = [updates_of(rows, rank=rank, **more) for rank in range(ranks)]
+    by_rank = [[one.share(items) for items in one.after(0)] for one in updates]
     made = count * epochs // batch
     assert [len(some) for some in by_rank] == [made] * ranks
     seen = []
@@ -230,8 +233,8 @@ def test_every_pair_is_in_as_many_updates_as_there_are_epochs_on_one_process(
     assert max(times) <= epochs
     assert sum(times) == made * batch
     done = made // 2
-    assert list(updates_of(rows, rank=0, **more).after(done)) == by_rank[0][done:]
-    parts = [part for rank in range(ranks) for part in updates_of(rows, rank=rank, **more).once()]
+    assert [updates[0].share(items) for items in updates[0].after(done)] == by_rank[0][done:]
+    parts = [one.share(items) for one in updates for items in one.once()]
     inside = [pair for part in parts for micro_batch in part for row in micro_batch for pair in row]
     once = sorted(pair.number for pair in inside if not pair.filler)
     assert once == list(range(count))
@@ -264,8 +267,7 @@ def test_the_loss_of_a_pair_with_its_nll_and_weight_by_hand(cpu_host, monkeypatc
     ratios of 1 and -1, so with beta = 0.5 0.313262 as above. NLL a token: 4 / 4 = 1. With a coefficient of 0.1 and a
     weight of 3: 3 x (0.313262 + 0.1 x 1) = 1.239786; in an update of two pairs on one process, half of that: 0.619893.
 
-    Logged, as this pair's half: rewards 0.5 x (1, -1) / 2 = (0.25, -0.25), margin 0.5, accuracy 1/2, and kl
-    -(1 - 1) / 7 = 0.
+    Logged: loss 3 x 0.313262, rewards 0.5 x (1, -1), margin 1, accuracy 1, and kl -(1 - 1) / 7 = 0.
     """
     from openrlhf_negdata.datasets.tokens import Pair
     from openrlhf_negdata.trainers import step_dpo
@@ -279,9 +281,9 @@ def test_the_loss_of_a_pair_with_its_nll_and_weight_by_hand(cpu_host, monkeypatc
     trainer.args = SimpleNamespace(model=SimpleNamespace(nll_loss_coef=0.1))
     value, logged = trainer.step_loss([[Pair(0, "p", [1], [2], [3], weight=3.0)]], [(-5.0, -5.0)], total=2)
     assert value.item() == pytest.approx(0.619893, abs=1e-6)
-    assert logged == pytest.approx(
-        {"loss": 3 * 0.313262 / 2, "acc": 0.5, "chosen_reward": 0.25, "reject_reward": -0.25, "margin": 0.5}
-        | {"chosen_logp": -2.0, "reject_logp": -3.0, "kl": 0.0, "nll": 0.5},
+    assert trainer.means(logged.tolist()) == pytest.approx(
+        {"loss": 3 * 0.313262, "acc": 1.0, "chosen_reward": 0.5, "reject_reward": -0.5, "margin": 1.0}
+        | {"chosen_logp": -4.0, "reject_logp": -6.0, "kl": 0.0, "nll": 1.0},
         abs=1e-6,
     )
 
@@ -393,11 +395,64 @@ def test_held_out_pairs_are_evaluated_against_their_own_reference(run, plain):
     assert seen["eval/chosen_logp"][0] == pytest.approx(plain["train/chosen_logp"][0], rel=0.5)
 
 
+def test_a_held_out_set_smaller_than_an_update_is_evaluated_and_so_is_the_last_model(run):
+    """Three held-out pairs, twice, are no update of 17; and 4 updates are no multiple of 3."""
+    held_out = run.folder / "three.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in many_rows()[:3]), encoding="utf-8")
+    seen = run("few held out", **{"eval.dataset": held_out, "eval.steps": 3, "train.batch_size": 17})
+    assert len(seen["train/loss"]) == 4
+    assert len(seen["eval/loss"]) == 2
+
+
 def test_another_reference_gives_the_log_probabilities_of_that_model(run, plain):
     """Against the model that `plain` trained, the untrained one starts with the margin of its fall."""
     seen = run("other", **{"ref.model_name_or_path": run.folder / "plain"})
     assert seen["train/loss"][0] > 0.75 > plain["train/loss"][0]
     assert seen["train/chosen_logp"][0] == plain["train/chosen_logp"][0]
+
+
+def test_a_reference_that_is_kept_in_host_memory_is_the_same_reference(run, plain):
+    """At ZeRO stage 3, where DeepSpeed does it."""
+    flags = {"ref.model_name_or_path": run.folder / "plain", "ds.zero_stage": 3}
+    seen = {name: run(name, **flags | more) for name, more in (("here", {}), ("offloaded", {"ref.offload": True}))}
+    assert seen["offloaded"]["train/loss"] == pytest.approx(seen["here"]["train/loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--ref.offload"], "--ref.offload needs --ref.model_name_or_path: else no second model is loaded"),
+        (["--ref.offload", "--ref.model_name_or_path", "{model}"], "--ref.offload needs --ds.zero_stage 3"),
+    ],
+)
+def test_an_offload_that_would_do_nothing_is_refused(run, train, flags, said):
+    words = [
+        "--model.model_name_or_path",
+        run.model,
+        "--data.dataset",
+        run.data,
+        "--ckpt.output_dir",
+        run.folder / "o",
+    ]
+    status, text = train(TRAIN, [*words, *(word.format(model=run.model) for word in flags)])
+    assert status == 2
+    assert said in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_reference_of_its_own_is_measured_too(run, train, separate):
+    """Its attention may have a window where the policy's has none."""
+    from transformers import AutoTokenizer
+
+    other = run.folder / "windowed"
+    model = family_model("mistral", **SMALL_WINDOW | {"vocab_size": 64})
+    model.save_pretrained(other)
+    AutoTokenizer.from_pretrained(run.model).save_pretrained(other)
+    words = ["--model.model_name_or_path", run.model, "--data.dataset", run.data, "--ref.model_name_or_path", other]
+    words += ["--ckpt.output_dir", run.folder / f"window {separate}", "--train.batch_size", 8]
+    status, text = train(TRAIN, words + ["--train.separate_sequences_enable"] * separate)
+    assert status == (0 if separate else 2), text[-2000:]
+    assert separate or "not exact for this model" in text.splitlines()[-1]
 
 
 def test_pairs_weigh_what_their_row_says(run, plain):
@@ -484,8 +539,83 @@ def test_attention_that_takes_no_mask_is_refused():
         packing.check(causal_lm("qwen2"), "flash_attention_2", 10, 10)
 
 
+TWO_PROCESSES = """
+import os, sys
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pathlib import Path
+from openrlhf_negdata import cpu
+
+def one(rank, folder, moment):
+    cpu.setup()
+    from openrlhf_negdata.trainers.reference import Reference, _read
+    dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    path = Path(folder) / f"disk{rank}" / "ref.parquet"  # each process sees another disk
+    if moment == "read":
+        print(rank, sorted(Reference(path, "a", "bf16").known.items()), flush=True)
+        return
+    reference = Reference(path, "a", "bf16")
+    if rank == 0:  # the disk that is written to is gone: a file is where the folder was
+        os.rmdir(path.parent)
+        path.parent.write_text("")
+    try:
+        reference._share({f"of {rank}": (1.0, 2.0)})
+    except OSError as error:
+        print(rank, type(error).__name__, getattr(error, "told"), flush=True)
+
+if __name__ == "__main__":
+    mp.spawn(one, (sys.argv[1], sys.argv[2]), 2)
+"""
+
+
+def two_processes(folder, moment):
+    script = folder / "two.py"
+    script.write_text(TWO_PROCESSES, encoding="utf-8")
+    done = subprocess.run([sys.executable, script, folder, moment], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return sorted(line for line in done.stdout.splitlines() if line[:2] in ("0 ", "1 "))
+
+
+def test_rank_0_alone_reads_the_references_file_and_all_know_what_is_in_it(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from openrlhf_negdata.trainers.reference import SCHEMA
+
+    for rank in range(2):
+        (tmp_path / f"disk{rank}").mkdir()
+        row = {"key": f"of disk {rank}", "chosen": -1.0, "rejected": -2.0}
+        pq.write_table(pa.Table.from_pylist([row], SCHEMA), tmp_path / f"disk{rank}" / "ref.parquet")
+    assert two_processes(tmp_path, "read") == [f"{rank} [('of disk 0', (-1.0, -2.0))]" for rank in range(2)]
+
+
+def test_what_rank_0_cannot_write_ends_all_processes_and_it_alone_says_so(tmp_path):
+    (tmp_path / "disk0").mkdir()
+    seen = two_processes(tmp_path, "write")
+    assert [line.split()[0] for line in seen] == ["0", "1"]
+    assert len({line.split()[1] for line in seen}) == 1
+    assert [line.split()[2] for line in seen] == ["False", "True"]
+
+
+def test_a_pass_of_the_reference_that_is_killed_goes_on_from_what_it_wrote(run, train):
+    """1,100 pairs, written after 1,024 of them; killed before the next update of pairs is computed."""
+    draw = random.Random(3)
+    data, some = run.folder / "long.jsonl", lambda: [draw.randrange(3, 63) for _ in range(3)]
+    rows = [{"prompt_ids": some(), "chosen_ids": [3, *some()], "rejected_ids": [4, *some()]} for _ in range(1100)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["--model.model_name_or_path", run.model, "--data.dataset", data, "--train.batch_size", 128]
+    words += ["--ckpt.output_dir", run.folder / "long"]
+    status, text = train(TRAIN, words, die=["reference", 2])
+    assert status == -9
+    assert "0 of 1100 pairs have the reference's log-probabilities" in text
+    status, text = train(TRAIN, words)
+    assert status == 0, text[-3000:]
+    assert "1024 of 1100 pairs have the reference's log-probabilities" in text
+    assert not [path.name for path in run.folder.iterdir() if "long.ref" in path.name]
+
+
 def test_a_write_of_the_reference_keeps_what_another_run_has_put_there_since(tmp_path):
-    """And rank 0 alone reads the file. Two runs share it: each reads it empty, and each adds a pair of its own."""
+    """Two runs share the file: each reads it empty, and each adds a pair of its own."""
     code = (
         "import sys, torch.distributed as dist\n"
         "from pathlib import Path\n"
@@ -507,7 +637,7 @@ def test_a_pass_over_all_pairs_goes_problem_by_problem_whatever_the_order_of_the
     from openrlhf_negdata.trainers.updates import PairUpdates
 
     pairs = [Pair(i, f"p{i % 8}", [1, 2, 3], [4 + i], [40 + i]) for i in range(32)]
-    made = [pair for parts in PairUpdates(pairs, 4, 1, 0, 64).once() for rows in parts for row in rows for pair in row]
+    made = [pair for items in PairUpdates(pairs, 4, 1, 0, 64).once() for pair in items]
     assert sorted(pair.number for pair in made) == list(range(32))
     assert [len({pair.problem for pair in made[i : i + 4]}) for i in range(0, 32, 4)] == [1] * 8
 
@@ -516,4 +646,4 @@ def test_rows_whose_problem_is_null_are_no_one_group(cpu_host):
     from openrlhf_negdata.datasets.tokens import StepPairs
 
     rows = [{"prompt_ids": [i], "chosen_ids": [1], "rejected_ids": [2], "problem": None} for i in (5, 6)]
-    assert len({pair.problem for pair in StepPairs(rows, 9).pairs}) == 2
+    assert len({pair.problem for pair in StepPairs(rows, 9)}) == 2

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from openrlhf_negdata.datasets.own import read_solutions
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
-from openrlhf_negdata.tasks import OUTCOMES, Problem, load
+from openrlhf_negdata.records import OUTCOMES, Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
+from openrlhf_negdata.tasks import load
 
 PROBLEMS = [Problem("a", "q\n?", "1"), Problem("b", "é 漢", "2", "so\n#### 2")]
 SETTINGS = {"task": "gsm8k", "seed": 0, "sampling": {"temperature": 0.7}}
@@ -258,7 +259,7 @@ def test_answers_made_elsewhere_are_numbered_by_problem(tmp_path):
     ("changed", "says"),
     [
         ({"problem": "z"}, "no problem has the id 'z'"),
-        ({"outcome": "right"}, "outcome 'right' is none of correct, wrong, truncated, no_answer, timed_out"),
+        ({"outcome": "right"}, "outcome 'right' is none of correct, wrong, truncated, no_answer, timed_out, failed"),
         ({"response": None}, "response is None, not text"),
     ],
 )

@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.records import Problem, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 TASK = """
 import pathlib
@@ -161,7 +162,7 @@ def test_a_task_file_that_cannot_be_run_is_named_by_its_line(tmp_path, capsys):
     for code, says in (
         ("import os\n1 / 0\n", "broken.py:2: the task file cannot be run: ZeroDivisionError"),
         ("import no_such_module_here\n", "broken.py:1: the task file cannot be run: ModuleNotFoundError"),
-        ("def\n", "the task file cannot be run: SyntaxError"),
+        ("import os\ndef\n", "broken.py:2: the task file cannot be run: SyntaxError: invalid syntax\n"),
         ("raise SystemExit(0)\n", "broken.py:1: the task file cannot be run: SystemExit"),
     ):
         path.write_text(code)

@@ -1,6 +1,7 @@
 """Tasks: reading rows, steps that join to the text, answers found only where they are announced."""
 
 import json
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -115,6 +116,12 @@ def test_a_published_solution_that_was_cut_off_anywhere_before_its_answer_has_no
         ("50%", 50),
         ("**18**.", 18),
         ("3 million", 3_000_000),
+        ("2 millions", 2_000_000),
+        ("2½", Fraction(5, 2)),
+        ("½", Fraction(1, 2)),
+        ("−5", -5),
+        ("1\u200b8", 18),
+        ("2³", None),
         ("18 miles/hour", 18),
         ("1,2", None),
         ("1/0", None),
@@ -219,7 +226,14 @@ EIGHTEEN = r"""
 The answer is: 18 cm^2 | The final answer is $18$. I hope it is correct. | Final Answer: **18**
 ### Final Answer: ~ 18 | The answer is: ~ ~ 18 | **Final Answer** ~ ~ 18 | So, the answer is 18! | Answer: \(18\)
 A:18 | The result is 18. | <think>it is \boxed{3}</think> The answer is 18 | hm \boxed{3}</think> \boxed{18}
-The answer is 18 dollars per day.
+The answer is 18 dollars per day. | <answer>18</answer> | <reasoning>20</reasoning><answer> ~ 18 eggs ~ </answer>
+{"answer": "18"} | {"answer": 18} | The answer would be 18. | The answer should be 18 eggs. | The answer is $x = 18$.
+\boxed{(18)} | The answer is (18). | \boxed{\left(18\right)} | \boxed{\underline{18}} | #### $\frac{36}{2}$ | #### ₩18
+#### １８ | #### ١٨ | #### १८ | \boxed{１８} | #### ~ \boxed{18} | \boxed{3 \cdot 6 = 36/2 = 18}
+[THINK]\boxed{20}[/THINK]\boxed{18} | ◁think▷\boxed{20}◁/think▷ The answer is 18.
+#### 18 ~ ~ Question: And of 20? ~ Answer: ~ #### 20 | Question: How many? ~ Answer: 18
+\boxed{18 m} | \boxed{18 L} | #### 18 milliliters
+<|begin_of_thought|>\boxed{20}<|end_of_thought|> <|begin_of_solution|>\boxed{18}<|end_of_solution|>
 """
 NOT_EIGHTEEN = r"""
 18 | So 18. | we get 18 apples | #### 18 or 20 | #### 18-20 | #### Step 18 | #### 18. Compute the total | ### 18
@@ -232,6 +246,17 @@ NOT_EIGHTEEN = r"""
 \boxed{18} ~ ~ The answer is 20. | The answer is 18, or 20 | The answer is not 18 | The answer is 18 ~ but 40 +
 A: 18 ~ Let me check | Answer: 18 + 2 | Answer: 18 * 2 = 36 | <think>\boxed{18} | <think>The answer is 18</think>
 <think>\boxed{18}</think>20 | The answer is 18 apples, and now we
+\boxed{18n} | \boxed{18y} | #### 18M | #### 18 bn | #### 18 mil | #### 18 millions | #### 18 trillion | #### 18 lakh
+#### 18 tens | #### 18 score | #### 18 squared | #### 18 factorial | #### 18 thirds | #### 18 hundredths | #### 18³
+#### 18½ | #### 18万 | #### 十八 | #### ①8 | \boxed{18 Millionen} | \boxed{18 millones} | \boxed{18 тысяч}
+\boxed{nicht 18} | \boxed{pas 18} | \boxed{x <= 18} | \boxed{x != 18} | \boxed{x \not= 18} | \boxed{20 \neq 18}
+#### 20 = 18 | \boxed{a = 20, b = 18} | \boxed{a = 20 and b = 18} | \boxed{18 = 9 + 9} | <answer>20</answer>
+<answer>18 or 20</answer> | <answer>18 | {"answer": 20, "sum": 18} | The answer was 18, not 20. | The answer is x > 18
+[THINK]\boxed{18}[/THINK] I do not know. | ◁think▷\boxed{18} | <|begin_of_thought|>\boxed{18} | <THINK>\boxed{18}
+\boxed{\text{18 is wrong}} | \boxed{\text{It isn't } 18} | \boxed{\text{double } 18} | \boxed{\text{a third of } 18}
+\boxed{\text{nearly } 18} | \boxed{\text{ten thousand } 18} | #### 18 below zero | #### 18 doubled | #### 18 incorrect
+Answer: 18 (which is wrong) | #### 18 (not 20) | \boxed{18 \text{ (no)}}
+#### 20 ~ ~ Question: And of 18? ~ Answer: ~ #### 18 | The answer is 20 ~ ~ **Question:** 9 + 9? ~ Answer: 18
 """
 
 
@@ -251,6 +276,17 @@ def test_gsm8k_reads_an_announced_number_however_it_is_written(response):
 @pytest.mark.parametrize("response", written(NOT_EIGHTEEN))
 def test_gsm8k_takes_nothing_else_for_it(response):
     assert load("gsm8k").grade("18", response).outcome != "correct"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is 1 ", "answer: ", "answer is 18. ", "<answer>", r"\boxed{", "#### 1\n", "Question:\n", "１", "="],
+)
+def test_a_policy_that_repeats_itself_is_graded_at_once(text):
+    """GSM8K's grader runs in no process that could be killed: its time must grow with the response and no faster."""
+    begin = time.process_time()
+    load("gsm8k").extract(text * (100_000 // len(text)) + "x")
+    assert time.process_time() - begin < 2
 
 
 @pytest.mark.parametrize("response", [r"\boxed{x + y}", "#### 18 or 20", r"\boxed{2} and \boxed{3}", r"\boxed{a lot}"])
@@ -297,6 +333,16 @@ def test_gold_answers_of_gsm8k_are_read_in_every_form_or_refused(gold):
         (r"so it is $\boxed{7}$.", r"\boxed{7}", "correct"),
         ("5", r"<think>\boxed{5}</think> so it is 5", "no_answer"),
         ("5", r"<think>\boxed{5}", "no_answer"),
+        ("18", r"\boxed{１８}", "correct"),
+        ("18", r"\boxed{18\text{ million}}", "wrong"),
+        ("18,000,000", r"\boxed{18\text{ million dollars}}", "correct"),
+        (r"\$3 million", r"\boxed{3\,000\,000}", "correct"),
+        ("10", r"\boxed{10_2}", "wrong"),
+        ("10", r"\boxed{10_{10}}", "correct"),
+        ("11_2", r"\boxed{11_3}", "wrong"),
+        ("11_{2}", r"\boxed{11_2}", "correct"),
+        ("11_2", r"\boxed{11}", "correct"),
+        ("x_1", r"\boxed{x_1}", "correct"),
     ],
 )
 def test_math_reads_what_models_box(gold, response, outcome):

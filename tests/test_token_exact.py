@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.rollouts.sampling import encode_prompt
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.rollouts.prompts import Prompting
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
-from openrlhf_negdata.tasks import Problem, load
+from openrlhf_negdata.tasks import load
 
 #: Settings of a value run.
 MADE = {"task": "gsm8k", "budget": asdict(Budget()), "steps": asdict(PRESETS["task"])}
@@ -41,7 +42,7 @@ class Sampled:
         self.tokenizer, self.rng = tokenizer, random.Random(seed)
         problems = [Problem(f"p{number}", f"How many {number}?", "12") for number in range(2)]
         tokenizer.save_pretrained(folder / "tokenizer")
-        self.prompts = {p.id: encode_prompt(tokenizer, TASK, p.question) for p in problems}
+        self.prompts = {p.id: Prompting().encoder(tokenizer, TASK)(p.question) for p in problems}
         self.steps = [self.line() for _ in range(6)]
         self.traces, self.values, self.rollouts = [], [], []
         for problem in problems:
@@ -198,9 +199,7 @@ def test_pairs_reach_the_trainer_as_they_stand_or_are_dropped_and_counted(rows, 
     if max_length < 2:
         return
     assert len(data) + data.dropped.total() == 1 + len(rows)
-    for number, ((prompt, chosen, rejected), pair) in enumerate(
-        zip([([1], [2], [3]), *kept], data.pairs, strict=True)
-    ):
+    for number, ((prompt, chosen, rejected), pair) in enumerate(zip([([1], [2], [3]), *kept], data, strict=True)):
         assert pair.number == number
         assert pair.sequences() == (prompt + chosen, prompt + rejected)
         assert pair.prompt == prompt

@@ -20,8 +20,8 @@ TRAINERS = {
     "train_advantage_weighted": ("response_ids",),
     "train_step_dpo": ("chosen_ids", "rejected_ids"),
 }
-#: Row trainers drop the last row of an epoch that no micro-batch of two has room for; step DPO's updates span epochs.
-UPDATES = {"train_sft": 7, "train_advantage_weighted": 7, "train_step_dpo": 8}
+#: Eleven rows three times are eight updates of four, and one row left over: updates span epochs.
+UPDATES = 8
 
 
 def module(trainer):
@@ -45,8 +45,7 @@ def write(path, rows):
 
 
 def flags(trainer, model, data, output, **more):
-    """Five micro-batches an epoch do not divide into updates of two: three epochs are 7 updates, and one left over;
-    eleven pairs three times are 8 updates of four."""
+    """Three epochs of eleven rows are 8 updates of four, whatever the micro-batches."""
     chosen = {
         "model.model_name_or_path": model,
         "data.dataset": data,
@@ -69,13 +68,13 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def learning_rates(folder):
-    """The learning rate after each update that the trainer logged, by update."""
+def logged(folder, name):
+    """What the trainer logged under ``name``, by update."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "run"))
     events.Reload()
-    return {event.step: event.value for event in events.Scalars("train/lr")}
+    return {event.step: event.value for event in events.Scalars(f"train/{name}")}
 
 
 @pytest.fixture(scope="module", params=TRAINERS)
@@ -108,8 +107,8 @@ def history(request, train, tiny_model, tmp_path_factory):
 def test_schedule_spans_exactly_the_updates_and_never_rises_again(history):
     run = history.runs["alone"]
     assert run.status == 0, run.text
-    rates = learning_rates(run.logs)
-    assert list(rates) == list(range(1, UPDATES[history.trainer] + 1))
+    rates = logged(run.logs, "lr")
+    assert list(rates) == list(range(1, UPDATES + 1))
     values = list(rates.values())
     assert values[0] == pytest.approx(1e-2)  # one update warms up
     assert values == sorted(values, reverse=True)
@@ -131,11 +130,8 @@ def test_killed_run_leaves_no_output_and_goes_on_from_its_checkpoint(history):
     assert last.status == 0, last.text
     assert "killed" not in [*killed.there, *saving.there]
     assert "after 16 samples" in saving.text  # four updates of four rows, in the middle of the second epoch
-    assert f"after {UPDATES[history.trainer] // 2 * 8} samples" in last.text
-    updates = UPDATES[history.trainer]
-    assert list(learning_rates(saving.logs)) == list(range(5, updates + 1))
-    if updates == 7:  # of eight updates the last is in the checkpoint
-        assert list(learning_rates(last.logs)) == [7]
+    assert f"after {UPDATES // 2 * 8} samples" in last.text
+    assert list(logged(saving.logs, "lr")) == list(range(5, UPDATES + 1))
     assert last.there == ["killed"]  # neither checkpoints nor half an output beside it
 
 
@@ -211,6 +207,13 @@ def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(his
         ({"ckpt.save_steps": 0}, "--ckpt.save_steps must be at least 1, or -1"),
         ({"ckpt.max_num": 1}, "--ckpt.max_num must be at least 2: a kill while the only checkpoint is replaced"),
         ({"eval.dataset": "{folder}/none.jsonl"}, "no such file: {folder}/none.jsonl"),
+        ({"eval.steps": 0}, "--eval.steps must be at least 1, or -1 for once an epoch, not 0"),
+        ({"ckpt.save_hf": None, "ckpt.save_steps": -1}, "--ckpt.save_hf saves with each checkpoint"),
+        ({"ckpt.keep_best": None}, "--ckpt.keep_best needs --eval.dataset"),
+        (
+            {"data.dataset": "{folder}/true.jsonl"},
+            "true.jsonl:2: malformed row: prompt_ids is not a list of token ids",
+        ),
         ({"ds.ring_attn_size": 2}, "--ds.ring_attn_size must be 1"),
         ({"ds.tensor_parallel_size": 2}, "--ds.tensor_parallel_size must be 1"),
         pytest.param({"ds.param_dtype": "fp16"}, "--ds.param_dtype fp16 needs CUDA", marks=ON_CPU),
@@ -231,6 +234,7 @@ def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):
     folder, rows = history.folder, token_rows(history.trainer, 1)
     write(folder / "rest.jsonl", [rows[0] | {"prompt_ids": []}])
     write(folder / "text.jsonl", [rows[0] | {"prompt_ids": "one two"}])
+    write(folder / "true.jsonl", [rows[0], rows[0] | {"prompt_ids": [3, True]}])
     write(folder / "other.jsonl", [rows[0] | {"prompt_ids": [3, 63]}])
     new = {"ckpt.output_dir": folder / ("alone" if "adam.lr" in change else "new")}
     kind = "pairs" if history.trainer == "train_step_dpo" else "rows"
@@ -250,12 +254,16 @@ def test_mistake_ends_with_status_2_and_one_line(history, train, change, said):
 
 
 @pytest.mark.parametrize("trainer", ["train_sft", "train_advantage_weighted"])
-def test_a_batch_that_is_no_multiple_of_the_micro_batch_is_refused(train, tiny_model, tmp_path, trainer):
-    data = write(tmp_path / "rows.jsonl", token_rows(trainer, 11))
-    words = flags(trainer, tiny_model, data, tmp_path / "out", **{"train.batch_size": 3})
-    status, text = train(module(trainer), words)
-    assert status == 2
-    assert "--train.batch_size 3 is no multiple of --train.micro_batch_size 2" in text.splitlines()[-1]
+def test_a_batch_need_be_no_multiple_of_the_micro_batch(train, tiny_model, tmp_path, trainer):
+    data, losses = write(tmp_path / "rows.jsonl", token_rows(trainer, 11)), []
+    for micro in (2, 3):
+        logs = tmp_path / f"logs of {micro}"
+        more = {"train.batch_size": 3, "train.micro_batch_size": micro, "logger.tensorboard_dir": logs}
+        status, text = train(module(trainer), flags(trainer, tiny_model, data, tmp_path / f"by {micro}", **more))
+        assert status == 0, text
+        losses.append(logged(logs, "loss"))
+    assert list(losses[0]) == list(range(1, 12))  # 33 rows, three at a time
+    assert losses[0] == pytest.approx(losses[1], rel=0.01, abs=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -300,10 +308,10 @@ def test_dpo_sees_the_log_probabilities_of_exactly_the_two_sides(actor, fp32_log
     rows[0]["chosen_ids"] = [7]  # a side of one token
     rows[1]["rejected_ids"][-1] = actor.tokenizer.pad_token_id  # an id that padding uses is a token like any other
     rows[2]["prompt_ids"] = [9]
-    updates = PairUpdates(StepPairs(rows, 128).pairs, batch_size=6, epochs=1, seed=0, budget=60, separate=separate)
+    updates = PairUpdates(StepPairs(rows, 128), batch_size=6, epochs=1, seed=0, budget=60, separate=separate)
     seen = {}
     with torch.no_grad():
-        for micro_batch in next(updates.after(0)):
+        for micro_batch in updates.share(next(updates.after(0))):
             sums, counts = sides(actor.model.model, micro_batch, "cpu", separate)
             numbers = [pair.number for row in micro_batch for pair in row]
             seen |= dict(zip(numbers, zip(sums.view(-1, 2), counts.view(-1, 2), strict=True), strict=True))
@@ -349,7 +357,7 @@ def test_dataset_drops_and_counts_what_cannot_be_trained_on_and_keeps_the_rest_a
         max_length=5,
     )
     assert dict(data.dropped) == {"empty": 3, "equal": 1, "over_long": 2}
-    assert [one.sequences() for one in data.pairs] == [([3, 4, 5, 6], [3, 4, 7, 8, 9])]
+    assert [one.sequences() for one in data] == [([3, 4, 5, 6], [3, 4, 7, 8, 9])]
     row = {"prompt_ids": [3, 4], "response_ids": [5, 6]}
     dataset = TokenSFTDataset(
         [row, row | {"prompt_ids": []}, row | {"response_ids": []}, row | {"response_ids": [5] * 3}], None, 4
@@ -359,6 +367,40 @@ def test_dataset_drops_and_counts_what_cannot_be_trained_on_and_keeps_the_rest_a
     for kind, tokenizer in ((StepPairs, ()), (TokenSFTDataset, (None,))):
         with pytest.raises(UserError, match="no row is left to train on"):
             kind([pair | row | {"prompt_ids": []}], *tokenizer, 5)
+
+
+@pytest.mark.parametrize("kind", ["StepPairs", "TokenSFTDataset", "WeightedDataset"])
+def test_a_set_takes_less_than_a_byte_of_memory_a_token(kind):
+    """Lists of integers took 41: the ids are in a file that is mapped into memory."""
+    import tracemalloc
+
+    from openrlhf_negdata.datasets import tokens
+
+    def rows():
+        draw = random.Random(0)
+        for _ in range(500):
+            prompt, *sides = ([draw.randrange(1000, 30_000) for _ in range(400)] for _ in range(3))
+            yield {
+                "prompt_ids": prompt, "chosen_ids": sides[0], "rejected_ids": sides[1], "response_ids": sides[0],
+                "step_ends": [200, 400], "weights": [0.5, 1.0],
+            }  # fmt: skip
+
+    tracemalloc.start()
+    try:
+        made = getattr(tokens, kind)(rows(), *(() if kind == "StepPairs" else (None,)), 2048)
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert size < 500 * 800
+    assert len(made) == 500
+    first = next(rows())
+    if kind == "StepPairs":
+        assert made[0].sequences() == (
+            first["prompt_ids"] + first["chosen_ids"],
+            first["prompt_ids"] + first["rejected_ids"],
+        )
+    else:
+        assert made[0][0].tolist() == [first["prompt_ids"] + first["response_ids"]]
 
 
 def test_a_token_weighs_what_its_step_does():
@@ -385,12 +427,12 @@ def test_the_weighted_loss_by_hand(actor):
     import torch
     from openrlhf.models.loss import aggregate_loss
 
-    from openrlhf_negdata.trainers.advantage_weighted import _means, _sums
+    from openrlhf_negdata.trainers.rows import means_of, sums
 
     log_probs = torch.tensor([[-1.0, -2.0], [-3.0, -9.0]])
     counted, weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.5], [-1.0, 0.0]])
     assert aggregate_loss(-log_probs * weights, counted).item() == pytest.approx(0, abs=1e-6)
-    means = _means(_sums(log_probs, counted, weights))
+    means = means_of(sums(log_probs, counted, weights).tolist())
     assert means == pytest.approx({"loss": 0, "nll": 2, "mean_weight": 0.5, "effective": 0.777778}, abs=1e-6)
 
 
@@ -428,20 +470,24 @@ def test_the_weighted_loss_is_that_of_the_whole_update(train, tiny_model, tmp_pa
     assert abs(expected["loss"] - expected["nll"]) > 0.1
 
 
-def test_with_weights_of_one_it_is_sft(train, tiny_model, tmp_path):
+def test_sft_and_weights_of_one_are_the_stock_sft_trainer_on_rows_that_micro_batches_divide(
+    train, tiny_model, tmp_path
+):
+    """OpenRLHF's unmodified SFTTrainer.fit, loader and sampler: 12 rows, two micro-batches an update."""
     from safetensors.torch import load_file
 
-    rows = token_rows("train_sft", 11)
+    rows = token_rows("train_sft", 12)
     plain = write(tmp_path / "plain.jsonl", rows)
     ones = [row | {"step_ends": [len(row["response_ids"])], "weights": [1.0]} for row in rows]
     weighted = write(tmp_path / "weighted.jsonl", ones)
-    for trainer, data in (("train_sft", plain), ("train_advantage_weighted", weighted)):
-        status, text = train(module(trainer), flags(trainer, tiny_model, data, tmp_path / trainer))
+    runs = {"stock_sft": plain, "train_sft": plain, "train_advantage_weighted": weighted}
+    for trainer, data in runs.items():
+        name = trainer if trainer == "stock_sft" else module(trainer)
+        status, text = train(name, flags("train_sft", tiny_model, data, tmp_path / trainer))
         assert status == 0, text
-    made = [
-        load_file(tmp_path / trainer / "model.safetensors") for trainer in ("train_sft", "train_advantage_weighted")
-    ]
-    assert all((made[0][name] == made[1][name]).all() for name in made[0])
+    stock, *ours = (load_file(tmp_path / trainer / "model.safetensors") for trainer in runs)
+    for made in ours:
+        assert all((made[name] == stock[name]).all() for name in stock)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ def updates_of(pairs, **more):
     return PairUpdates(pairs, **{"batch_size": 1, "epochs": 1, "seed": 3, "budget": 16192} | more)
 
 
+def shares(updates):
+    """This process's micro-batches of every update."""
+    return [updates.share(items) for items in updates.after(0)]
+
+
 def by_problem(pairs):
     problems = {}
     for pair in pairs:
@@ -59,7 +64,7 @@ def tokens(pairs):
 
 def loads(pairs, ranks, **more):
     """Of every update the distinct tokens of every process; pairs of a problem that a process has share theirs."""
-    by_rank = [updates_of(pairs, rank=rank, ranks=ranks, **more).after(0) for rank in range(ranks)]
+    by_rank = [shares(updates_of(pairs, rank=rank, ranks=ranks, **more)) for rank in range(ranks)]
     rows = lambda plan: (row for rows in plan for row in rows if not row[0].filler)  # noqa: E731
     return [[sum(map(tokens, rows(plan))) for plan in plans] for plans in zip(*by_rank, strict=True)]
 
@@ -83,7 +88,40 @@ def order_of_whole_problems(pairs, seed, epoch):
 
 def order_of(pairs, epochs, done=0, **more):
     """The pairs one by one, as updates of one pair show them."""
-    return [pair for (((pair,),),) in updates_of(pairs, epochs=epochs, **more).after(done)]
+    return [pair for (pair,) in updates_of(pairs, epochs=epochs, **more).after(done)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(*(st.integers(1, most) for most in (30, 9, 3, 4, 5)))
+def test_rows_are_taken_once_an_epoch_by_any_processes_and_micro_batches(rows, batch, epochs, ranks, micro):
+    from openrlhf_negdata.trainers.updates import RowUpdates
+
+    by_rank = [RowUpdates(rows, batch, epochs, 7, micro, rank, ranks) for rank in range(ranks)]
+    seen = []
+    for items in by_rank[0].after(0):
+        plans = [updates.share(items) for updates in by_rank]
+        assert len({len(plan) for plan in plans}) == 1  # as many micro-batches in each process
+        assert all(len(micro_batch) <= micro for plan in plans for micro_batch in plan)
+        assert sorted(row for plan in plans for part in plan for row in part) == sorted(items)
+        seen += items
+    assert len(seen) == rows * epochs // batch * batch
+    assert all(
+        len({*seen[start : start + rows]}) == len(seen[start : start + rows]) for start in range(0, len(seen), rows)
+    )
+    held_out = [part for updates in by_rank for items in updates.once() for part in updates.share(items)]
+    assert sorted(row for part in held_out for row in part) == list(range(rows))
+
+
+def test_rows_are_taken_in_the_order_of_the_hosts_sampler():
+    from openrlhf.utils.distributed_sampler import DistributedSampler
+
+    from openrlhf_negdata.trainers.updates import RowUpdates
+
+    sampler, order = DistributedSampler(range(20), 1, 0, shuffle=True, seed=5, drop_last=True), []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        order += list(sampler)
+    assert [row for items in RowUpdates(20, 4, 2, 5, 2).after(0) for row in items] == order
 
 
 FEW = st.lists(st.integers(1, 8), min_size=1, max_size=12)

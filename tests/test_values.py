@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openrlhf_negdata.cli.value import choose
-from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.records import CORRECT, OUTCOMES, StepValues, Trace
 from openrlhf_negdata.steps.rules import PITS
 from openrlhf_negdata.steps.values import Estimator, advantages
-from openrlhf_negdata.tasks import CORRECT, OUTCOMES
 
 
 def values(correct, count) -> StepValues:

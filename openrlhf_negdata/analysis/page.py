@@ -16,9 +16,9 @@ from openrlhf_negdata.analysis import tables
 from openrlhf_negdata.analysis.plots import errors_svg, q_svg
 from openrlhf_negdata.analysis.tables import escape
 from openrlhf_negdata.analysis.traces import ShownTrace
+from openrlhf_negdata.records import CORRECT, OUTCOMES
 from openrlhf_negdata.steps.estimates import jeffreys
 from openrlhf_negdata.steps.rules import PIT_IS
-from openrlhf_negdata.tasks import CORRECT, OUTCOMES
 
 _HEAD = """<!doctype html>
 <html lang="en">

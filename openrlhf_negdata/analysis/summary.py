@@ -15,8 +15,8 @@ from typing import Any
 from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_jsonl
+from openrlhf_negdata.records import CORRECT, OUTCOMES
 from openrlhf_negdata.steps.estimates import wilson
-from openrlhf_negdata.tasks import CORRECT, OUTCOMES
 
 #: The arms of Setlur et al. 2024 in the order they build on each other; others follow alphabetically.
 FIRST_ARMS = ("base", "sft", "control", "rft", "dpo", "step_dpo")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from openrlhf_negdata.tasks import OUTCOMES
+from openrlhf_negdata.records import OUTCOMES
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

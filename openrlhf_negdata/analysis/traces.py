@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.store import Run, StepValues
+from openrlhf_negdata.records import CORRECT, WRONG, StepValues
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.credit import credit
 from openrlhf_negdata.steps.values import Estimator
-from openrlhf_negdata.tasks import CORRECT, WRONG
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ every one.
     negdata build sft      --input FOLDER --task gsm8k --tokenizer MODEL --output sft.jsonl
     negdata build rft      --input graded --output rft.jsonl
     negdata build siblings --input values --output step_dpo.jsonl
-    negdata build ARM --help                          the flags of an arm; docs/sets.md says what each is
+    negdata build ARM --help                          what an arm is made of, and its flags; also docs/sets.md
     negdata build my_arm.py --input values ...        an arm of your own: a Python file that ends with `arm = MyArm`
 
 --input is a run folder of `negdata sample`, `grade` or `value`, or a folder of your own with problems.jsonl and, for
@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -36,15 +38,21 @@ from openrlhf_negdata.files import BadRowError, Output, Reading, source_name
 from openrlhf_negdata.forms import ACCEPTED, rows_of
 from openrlhf_negdata.help import HelpFormatter
 from openrlhf_negdata.models import load_tokenizer, tokenizer_files
+from openrlhf_negdata.rollouts import prompts
+from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
+#: Columns of an arm's name in the help.
+_WIDE = 20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arm", help=f"which training set: {', '.join(arms.names())}; or the path of a .py file")
+    parser.add_argument("arm", help="which training set: one of those below, or the path of a .py file")
     parser.add_argument(
         "flags", nargs=argparse.REMAINDER, metavar="...", help="its flags: `negdata build ARM --help` explains them"
     )
+    parser.epilog = "arms:\n" + "\n".join(f"  {name:<{_WIDE}}{arms.about(name)}" for name in arms.names())
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     given = _parse(args.arm, kind, args.flags)
     arm = flags.made(kind, given, seed=given.seed)
     folder, output, sizes = _input(given), Path(given.output), _sizes(given)
+    hub_folder = hub.Folder(Path(given.local_dir), output) if given.local_dir else None
     made = Run.open(folder) if folder and (folder / "manifest.json").is_file() else None
     task = _task(given.task, made)
     files = _files(output, args.arm, arm, given, folder, made, task)
@@ -60,16 +69,16 @@ def run(args: argparse.Namespace) -> None:
     else:
         reading = Reading(given.skip_bad_rows)
         try:
-            template, tokenizer = _text(vars(given), made)
-            source = Source(folder, task, tokenizer, template, arm.tables, given.problems_from, reading)
+            prompting, tokenizer = _text(vars(given), made)
+            source = Source(folder, task, tokenizer, prompting, arm.tables, given.problems_from, reading)
             command = f"negdata build {shlex.join([args.arm, *args.flags])}"
             print("\n".join(build(args.arm, arm, source, files, sizes, reading, command)))
         except BadRowError as error:
             how = "" if given.skip_bad_rows else " (--skip_bad_rows leaves such rows out)"
             raise UserError(f"{error}{how}") from None
         files.commit()
-    if given.local_dir:
-        hub.write(Path(given.local_dir), output)
+    if hub_folder:
+        hub_folder.write()
     if given.push_to_hub:
         hub.push(given.push_to_hub, output)
 
@@ -77,10 +86,10 @@ def run(args: argparse.Namespace) -> None:
 def _parse(name: str, kind: type[Arm], words: list[str]) -> argparse.Namespace:
     """The flags of all arms and those of this one. UserError for a flag of another arm, with the arms it is of."""
     parser = argparse.ArgumentParser(
-        prog=f"negdata build {name}", description=kind.__doc__, formatter_class=HelpFormatter, allow_abbrev=False
+        prog=f"negdata build {name}", description=_about(kind), formatter_class=HelpFormatter, allow_abbrev=False
     )
     flags.add_flags(parser.add_argument_group("the arm"), kind)
-    _add_input(parser.add_argument_group("what it is made of"))
+    _add_input(parser.add_argument_group("what it is made of"), kind)
     _add_sizes(parser.add_argument_group("how much"))
     given, unknown = parser.parse_known_args(words)
     for word in unknown:
@@ -93,12 +102,26 @@ def _parse(name: str, kind: type[Arm], words: list[str]) -> argparse.Namespace:
     return given
 
 
-def _add_input(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--input", default=None, help="run folder, or a folder with problems.jsonl and traces.jsonl")
+def _about(kind: type[Arm]) -> str:
+    """What the docstring of an arm says, its flags as they are written on the command line."""
+    known = flags.flags_of(kind)
+    written = inspect.cleandoc(kind.__doc__ or "")
+    return re.sub(r"``(\w+)``", lambda found: f"--{found[1]}" if found[1] in known else found[1], written)
+
+
+def _add_input(group: argparse._ArgumentGroup, kind: type[Arm]) -> None:
+    made_of = "a run folder, or one of your own with problems.jsonl"
+    if "values" in kind.tables:
+        made_of = "a run folder of `negdata value`"
+    elif kind.tables:
+        made_of = "a run folder of `negdata grade` or `value`, or one of your own with problems.jsonl and traces.jsonl"
+    group.add_argument("--input", default=None, help=made_of)
     group.add_argument(
-        "--problems_from", default=None, help=f"the problems, if the folder has no problems.jsonl: {ACCEPTED}"
+        "--problems_from",
+        default=None,
+        help=f"the problems, if a folder of your own has no problems.jsonl: {ACCEPTED}",
     )
-    group.add_argument("--output", required=True, help="the .jsonl file to write")
+    group.add_argument("--output", required=True, help="the .jsonl file to write, its card beside it")
     group.add_argument(
         "--task",
         default=None,
@@ -107,11 +130,7 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tokenizer", default=None, help="model folder whose tokenizer makes the ids; a run has its own"
     )
-    group.add_argument(
-        "--data.apply_chat_template",
-        action="store_true",
-        help="with --tokenizer: write prompts with its chat template; those of a run are as they were sampled",
-    )
+    prompts.add_flags(group)
     group.add_argument(
         "--model.trust_remote_code", action="store_true", help="run Python code that the tokenizer carries"
     )
@@ -135,7 +154,10 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
 
 def _add_sizes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--problems", type=int, default=-1, help="so many of the problems, by --seed; a larger number adds to them"
+        "--problems",
+        type=int,
+        default=-1,
+        help="so many of the problems, by --seed; a larger number adds to them. -1: all",
     )
     group.add_argument("--size", type=int, default=-1, help="so many rows; a larger number adds to them. -1: all")
     group.add_argument(
@@ -197,18 +219,20 @@ def _task(name: str | None, made: Run | None) -> Task:
     return load(name)
 
 
-def _text(given: dict[str, Any], made: Run | None) -> tuple[bool, Any]:
-    """Whether prompts are written with the chat template, and the tokenizer if there is one. A run was sampled with
-    both, and its set must be trained on as it was sampled."""
-    trust, template = given["model.trust_remote_code"], given["data.apply_chat_template"]
+def _text(given: dict[str, Any], made: Run | None) -> tuple[Prompting, Any]:
+    """How prompts are written, and the tokenizer if there is one. A run was sampled with both, and its set must be
+    trained on as it was sampled."""
+    trust, said = given["model.trust_remote_code"], prompts.read_flags(given)
     own = load_tokenizer(given["tokenizer"], trust) if given["tokenizer"] else None
     if made is None:
-        if template and own is not None and not own.chat_template:
+        if said.chat_template and own is not None and not own.chat_template:
             raise UserError(f"--data.apply_chat_template: {given['tokenizer']}: it has no chat template")
-        return template, own
-    tokenizer, sampled = made.tokenizer(trust), bool(made.sampled.get("chat_template"))
-    if template and not sampled:
-        raise UserError(f"--data.apply_chat_template: {made.path} was sampled without it")
+        if own is not None:
+            prompts.check_fit(said, own, Path(own.name_or_path))
+        return said, own
+    tokenizer, sampled = made.tokenizer(trust), Prompting(**made.sampled.get("prompting", {}))
+    if said not in (Prompting(), sampled):
+        raise UserError(f"{made.path} was sampled with {sampled}: its sets follow it, leave those flags out")
     if own is not None and (own.get_vocab(), own.chat_template) != (tokenizer.get_vocab(), tokenizer.chat_template):
         raise UserError(f"--tokenizer {given['tokenizer']}: {made.path} was sampled with another, which it carries")
     return sampled, tokenizer
@@ -224,7 +248,6 @@ def _files(
     settings["input"] = made.manifest["settings"] if made else _digests(folder, given.problems_from)
     for flag in (
         "seed",
-        "data.apply_chat_template",
         "skip_bad_rows",
         "problems",
         "size",
@@ -232,6 +255,7 @@ def _files(
         "validation",
     ):
         settings[flag] = vars(given)[flag]
+    settings["prompting"] = vars(prompts.read_flags(vars(given)))
     settings["decontaminate"] = {source_name(test): _digest(test) for test in given.decontaminate}
     settings["ngram"] = given.ngram if given.decontaminate else None
     if given.tokenizer:

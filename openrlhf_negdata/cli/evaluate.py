@@ -26,17 +26,21 @@ from tqdm import tqdm
 
 from openrlhf_negdata import models
 from openrlhf_negdata.analysis.summary import NOT_ARMS
+from openrlhf_negdata.cli.grade import add_grading_flag, warn_of_no_answers
 from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_response_tokens, read_sampling
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
 from openrlhf_negdata.forms import ACCEPTED
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
-from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import decode_responses, encode_prompt, encode_response
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, OUTCOMES, Problem, content_seed
+from openrlhf_negdata.rollouts import engines, prompts
+from openrlhf_negdata.rollouts.prompts import Prompting
+from openrlhf_negdata.rollouts.sampling import decode_responses, encode_response
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueRun
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS
-from openrlhf_negdata.tasks import CORRECT, OUTCOMES, Problem, Task, load
+from openrlhf_negdata.tasks import Task, load
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Exam:
     sampling: engines.Sampling
     max_tokens: int
     seed: int
+    prompting: Prompting = Prompting()
 
 
 @dataclass
@@ -79,24 +84,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="problems, of those that have a solution, on which Q by step is estimated; 0: none",
     )
     parser.add_argument("--q_rollouts", type=int, default=8, help="rollouts a prefix for Q by step")
+    parser.add_argument(
+        "--prompts_of", default=None, metavar="RUN", help="prompt as the answers of this run were (its --data flags)"
+    )
+    add_grading_flag(parser)
     add_sampling_flags(parser)
     engines.add_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
-    task = load(args.task)
+    task = load(args.task).graded_by(args.grading)
     problems = read_problems(args.problems, task)
     arms = _named(args.models, flags)
-    sampling = read_sampling(flags)
+    sampling, prompting = read_sampling(flags), _prompting(flags)
     if args.q_problems < 0 or args.q_rollouts < 1:
         raise UserError("--q_problems must be at least 0 and --q_rollouts at least 1")
     settings = {
         "task": task.identity,
+        "grading": args.grading,
         "problems": len(problems),
-        "problems_digest": engines.content_seed(problems),
+        "problems_digest": content_seed(problems),
         "max_tokens": max_response_tokens(task, flags),
-        "chat_template": flags["data.apply_chat_template"],
+        "prompting": vars(prompting),
         "q_problems": args.q_problems,
         "q_rollouts": args.q_rollouts,
         "q_sampling": vars(sampling),
@@ -116,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
     solved = [problem for problem in problems if problem.solution][: args.q_problems]
     if len(solved) < args.q_problems:
         print(f"Q by step: only {len(solved)} of {len(problems)} problems have a solution", file=sys.stderr)
-    exam = Exam(task, problems, solved, args.q_rollouts, sampling, settings["max_tokens"], args.seed)
+    exam = Exam(task, problems, solved, args.q_rollouts, sampling, settings["max_tokens"], args.seed, prompting)
     _groups(owed_now(), exam, flags)  # a model that cannot take the problems is refused before anything is written
     write_json(output / "settings.json", settings)
     only_writer(output / ".lock", ["*"])
@@ -143,6 +153,16 @@ def run(args: argparse.Namespace) -> None:
         print(f"{name}: test error {100 * sum(wrong) / len(wrong):.1f} % of {len(wrong)} problems")
 
 
+def _prompting(flags: dict[str, Any]) -> Prompting:
+    """How the policies are prompted: as the flags say, or as the answers of the run ``--prompts_of`` were."""
+    said = prompts.read_flags(flags)
+    if flags["prompts_of"] is None:
+        return said
+    if said != Prompting():
+        raise UserError("--prompts_of RUN says how to prompt: leave out the --data flags")
+    return Prompting(**Run.open(flags["prompts_of"], complete=False).sampled["prompting"])
+
+
 def _named(words: list[str], flags: dict[str, Any]) -> dict[str, Path]:
     """The model folders of --models, by arm."""
     arms: dict[str, Path] = {}
@@ -165,11 +185,11 @@ def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Gr
     for alike in by_key.values():
         model = next(iter(alike.values()))
         tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
-        template = flags["data.apply_chat_template"]
-        prompts = {p.id: encode_prompt(tokenizer, exam.task, p.question, template) for p in exam.problems}
-        longest = exam.max_tokens + max(map(len, prompts.values()))
-        models.check_length(model, longest)
-        groups.append(Group(alike, tokenizer, prompts, longest))
+        prompts.check_fit(exam.prompting, tokenizer, model)
+        encode = exam.prompting.encoder(tokenizer, exam.task)
+        asked = {problem.id: encode(problem.question) for problem in exam.problems}
+        longest = models.check_length(model, {name: len(ids) for name, ids in asked.items()}, exam.max_tokens)
+        groups.append(Group(alike, tokenizer, asked, longest))
     return groups
 
 
@@ -184,6 +204,7 @@ def _greedy(running: engines.Engines, exam: Exam, group: Group) -> dict[str, Any
     texts = decode_responses(group.tokenizer, [answer.token_ids for answer in answers])
     rows = [(p.gold, text, a.finish_reason) for p, text, a in zip(problems, texts, answers, strict=True)]
     outcomes = [graded.outcome for graded in grade_rows(exam.task, rows)]
+    warn_of_no_answers(exam.task, Counter(outcomes), dict(zip(outcomes, texts, strict=True)).get(NO_ANSWER, ""))
     whole = [
         exam.task.trace_right(problem.question, text) and answer.finish_reason == "stop"
         for problem, text, answer in zip(problems, texts, answers, strict=True)
@@ -214,6 +235,7 @@ def _q_by_step(
         max_tokens=exam.max_tokens,
         budget=Budget(n_rollouts=exam.q_rollouts),
         seed=exam.seed,
+        grading=exam.task.grading,
         trust_remote_code=flags["model.trust_remote_code"],
     )
     solutions = [encode_response(group.tokenizer, str(problem.solution)) for problem in exam.q_problems]

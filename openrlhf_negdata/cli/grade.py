@@ -3,11 +3,11 @@ r"""Grade answers.
   negdata grade --task gsm8k --input answers.jsonl --output graded.jsonl
 
 Each line of the input is {"gold": ..., "response": ...}, perhaps with "finish_reason". Each is written back, in order,
-with "outcome" (correct, wrong, truncated, no_answer or timed_out) and "answer" (what was extracted, or null) added and
-all other fields kept. A response is whole where its finish_reason is "stop" or null; with any other, such as "length",
-it is truncated whatever it says. Where "response" is a list of answers to one problem, "outcome" and "answer" are
-lists too. The output appears whole or not at all, and replaces no file but one that `negdata grade` made. Run again,
-the command grades again: grading is cheap, and nothing less shows that an output belongs to its input.
+with "outcome" (correct, wrong, truncated, no_answer, timed_out or failed) and "answer" (what was extracted, or null)
+added and all other fields kept. A response is whole where its finish_reason is "stop" or null; with any other, such as
+"length", it is truncated whatever it says. Where "response" is a list of answers to one problem, "outcome" and
+"answer" are lists too. The output appears whole or not at all, and replaces no file but one that `negdata grade` made.
+Run again, the command grades again: grading is cheap, and nothing less shows that an output belongs to its input.
 
   negdata grade --input runs/sampled --output runs/graded
 
@@ -19,6 +19,7 @@ no code that a folder carries is run unasked.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,9 +31,12 @@ from tqdm import tqdm
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import Output, read_jsonl, write_jsonl
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, OUTCOMES, WRONG
 from openrlhf_negdata.rollouts.store import Run
-from openrlhf_negdata.tasks import OUTCOMES, Task, load
+from openrlhf_negdata.tasks import Task, load
 
+#: A share of whole answers without an answer from which it is said.
+MUCH = 0.2
 #: What vLLM and servers call the end of an answer that is not whole.
 CUT_OFF = ("length", "abort", "error", "repetition", "content_filter", "tool_calls")
 
@@ -43,10 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", type=Path, required=True, help="a .jsonl file, or the folder of a complete run")
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl file, or the folder, to write")
+    add_grading_flag(parser)
     parser.add_argument(
         "--timeout", type=float, default=TIMEOUT, help="seconds a slow grader, such as that of math, has for an answer"
     )
     parser.add_argument("--workers", type=int, help="processes that a slow grader runs in; default: one a core")
+
+
+def add_grading_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grading",
+        choices=("strict", "flexible"),
+        default="strict",
+        help="flexible (gsm8k alone): a response that announces no answer has the last number that stands in it",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,8 +81,14 @@ def _grade_file(args: argparse.Namespace) -> None:
         raise UserError("--task is required where the input is a file")
     if args.output.is_dir():
         raise UserError(f"--output {args.output} is a folder, and the input is a file: give the path of a file")
-    task = load(args.task)
-    settings = {"command": "grade", "task": task.identity, "timeout": args.timeout, "input": args.input.name}
+    task = load(args.task).graded_by(args.grading)
+    settings = {
+        "command": "grade",
+        "task": task.identity,
+        "grading": args.grading,
+        "timeout": args.timeout,
+        "input": args.input.name,
+    }
     output = Output(args.output, settings, inputs=[args.input, args.task])
 
     # Read twice, so that a malformed last row is found before the first is graded, and rows are never all in memory.
@@ -79,8 +99,10 @@ def _grade_file(args: argparse.Namespace) -> None:
     if not total:
         raise UserError(f"{args.input}: no rows in it")
     counts: Counter[str] = Counter()
+    unread = ""
 
     def graded_rows() -> Iterator[dict[str, Any]]:
+        nonlocal unread
         grades = grade_rows(
             task,
             (answer for row in read_jsonl(args.input, parse) for answer in _answers(row, task)),
@@ -91,6 +113,9 @@ def _grade_file(args: argparse.Namespace) -> None:
             graded = [next(grades) for _ in _answers(row, task)]
             outcomes, answers = [one.outcome for one in graded], [one.answer for one in graded]
             counts.update(outcomes)
+            for (_, response, _), outcome in zip(_answers(row, task), outcomes, strict=True):
+                if outcome == NO_ANSWER:
+                    unread = response
             if not isinstance(row["response"], list):
                 yield {**row, "outcome": outcomes[0], "answer": answers[0]}
             else:
@@ -100,6 +125,7 @@ def _grade_file(args: argparse.Namespace) -> None:
     write_jsonl(args.output, graded_rows())
     output.commit()
     print(f"{args.output}: {_summary(counts)}")
+    warn_of_no_answers(task, counts, unread)
 
 
 def _check_answers(row: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -129,7 +155,7 @@ def _answers(row: dict[str, Any], task: Task) -> list[tuple[str, Any, Any]]:
 def _grade_run(args: argparse.Namespace) -> None:
     source = Run.open(args.input)
     settings = source.manifest["settings"]
-    task = source.task(args.task)
+    task = source.task(args.task).graded_by(args.grading)
     if not source.shards:
         raise UserError(f"{args.input} has no traces: give a run made by `negdata sample`")
     problems = source.problems()
@@ -137,7 +163,7 @@ def _grade_run(args: argparse.Namespace) -> None:
     output = Run.create(
         args.output,
         "grade",
-        {"task": settings["task"], "timeout": args.timeout, "input": settings},
+        {"task": settings["task"], "grading": args.grading, "timeout": args.timeout, "input": settings},
         problems,
         source.path,
         task,
@@ -169,6 +195,24 @@ def _grade_run(args: argparse.Namespace) -> None:
     counts = output.outcomes("traces")
     output.finish({"traces": counts.total(), **{outcome: counts[outcome] for outcome in OUTCOMES}})
     print(f"{args.output}: {_summary(counts)}")
+    unread = (trace.text for trace in output.read("traces") if trace.outcome == NO_ANSWER)
+    warn_of_no_answers(task, counts, next(unread, ""))
+
+
+def warn_of_no_answers(task: Task, counts: Counter[str], example: str) -> None:
+    """Say so on stderr where the grader found no answer in much of what was whole: then it is most often the prompt
+    that asked for none, and not the policy that had none. ``example`` is one such response."""
+    whole = sum(counts[outcome] for outcome in (CORRECT, WRONG, NO_ANSWER))
+    if counts[NO_ANSWER] <= MUCH * whole:
+        return
+    mend = "" if task.grading == task.gradings[-1] else f", or grade with --grading {task.gradings[-1]}"
+    asks = f' ("{task.instruction}")' if task.instruction else ""
+    print(
+        f"warning: in {counts[NO_ANSWER]:,} of {whole:,} whole responses the task {task.name} can read no answer, "
+        f"such as one that ends ...{example[-100:]!r}. Ask for it: for an instruct model sample with "
+        f"--data.apply_chat_template{asks}, or with --data.input_template{mend}",
+        file=sys.stderr,
+    )
 
 
 def _summary(counts: Counter[str]) -> str:

@@ -57,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     try:
         found = importlib.util.find_spec(args.module)
-    except (ImportError, ValueError):
+    except ImportError as error:
+        if error.name == args.module.partition(".")[0]:
+            raise  # a package that is not installed: `negdata doctor` knows how
+        found = None
+    except ValueError:
         found = None
     if found is None:
         raise UserError(f"no module {args.module}")

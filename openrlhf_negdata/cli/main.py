@@ -7,9 +7,10 @@ import argparse
 import importlib
 import sys
 import warnings
+from typing import NoReturn
 
 from openrlhf_negdata import __version__
-from openrlhf_negdata.errors import ENDS, end
+from openrlhf_negdata.errors import ENDS, end, leave
 from openrlhf_negdata.help import HelpFormatter
 
 COMMANDS = {
@@ -67,5 +68,10 @@ def _run(argv: list[str], chosen: str | None) -> None:
     modules[args.command].run(args)
 
 
+def command() -> NoReturn:
+    """What the shell runs."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -2,6 +2,8 @@
 
 report.html is one file that needs no network: test error of every arm with 95 % intervals over problems, differences
 on the same problems, Q by step, time by stage, settings, and traces with every step coloured by its advantage.
+
+    negdata report --evaluation evaluation --values values --output report --compare dpo:rft
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="A:B",
-        help="arms whose difference is wanted too: step_dpo arms are compared with dpo and with the best of sft, "
-        "control and rft, and every arm with sft, as it is",
+        help="more differences: the test error of arm A less that of arm B. Without it every arm is compared with "
+        "sft, and arms whose name begins with step_dpo with dpo and with the best of sft, control and rft",
     )
     parser.add_argument(
         "--pit",

@@ -18,9 +18,10 @@ from openrlhf_negdata import cpu, models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.forms import ACCEPTED
-from openrlhf_negdata.rollouts import engines
-from openrlhf_negdata.rollouts.sampling import answer_problems, encode_prompt
-from openrlhf_negdata.rollouts.store import Run, Trace
+from openrlhf_negdata.records import Trace, content_seed
+from openrlhf_negdata.rollouts import engines, prompts
+from openrlhf_negdata.rollouts.sampling import answer_problems
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
 
@@ -54,7 +55,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="tokens a response may have in all (default: what a small task needs, else 1024)",
     )
-    parser.add_argument("--data.apply_chat_template", action="store_true", help="use the model's chat template")
+    prompts.add_flags(parser)
     parser.add_argument("--seed", type=int, default=0, help="with the content of a request, decides its draws")
 
 
@@ -89,26 +90,26 @@ def run(args: argparse.Namespace) -> None:
     flags = vars(args)
     if flags["rollout.n_samples_per_prompt"] < 1 or args.shard_size < 1:
         raise UserError("--rollout.n_samples_per_prompt and --shard_size must be at least 1")
-    sampling = read_sampling(flags)
+    sampling, prompting = read_sampling(flags), prompts.read_flags(flags)
     task = load(args.task)
     problems = read_problems(args.problems, task)
     model = check_policy(flags["model.model_name_or_path"], flags)
     max_tokens = max_response_tokens(task, flags)
     tokenizer = models.load_tokenizer(str(model), flags["model.trust_remote_code"])
-    chat_template = flags["data.apply_chat_template"]
-    prompts = (encode_prompt(tokenizer, task, problem.question, chat_template) for problem in problems)
-    longest = max_tokens + max(map(len, prompts))
-    models.check_length(model, longest)
+    prompts.check_fit(prompting, tokenizer, model)
+    encode = prompting.encoder(tokenizer, task)
+    asked = {problem.id: len(encode(problem.question)) for problem in problems}
+    longest = models.check_length(model, asked, max_tokens)
     settings = {
         "task": task.identity,
         "model": models.revision(model),
         "samples": flags["rollout.n_samples_per_prompt"],
         "sampling": vars(sampling),
         "max_tokens": max_tokens,
-        "chat_template": chat_template,
+        "prompting": vars(prompting),
         "seed": args.seed,
         "shard_size": args.shard_size,
-        "problems": engines.content_seed(problems),
+        "problems": content_seed(problems),
     }
     output = Run.create(args.output, "sample", settings, problems, model, task)
     if output.complete:
@@ -122,12 +123,11 @@ def run(args: argparse.Namespace) -> None:
             answers = answer_problems(
                 running,
                 [problem for number in owed for problem in shards[number]],
-                task,
+                encode,
                 tokenizer,
                 samples=settings["samples"],
                 sampling=sampling,
                 max_tokens=max_tokens,
-                chat_template=chat_template,
                 seed=(settings["model"], args.seed),
             )
             with tqdm(

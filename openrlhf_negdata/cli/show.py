@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openrlhf_negdata.rollouts.store import TABLES, Run
+from openrlhf_negdata.tasks import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,11 @@ def show(run: Run) -> None:
     command, settings = run.manifest["command"], run.manifest["settings"]
     table.add_row(f"negdata {command}", str(run.path))
     table.add_row("task", str(settings["task"]))
+    for name, value in run.sampled.get("prompting", {}).items():
+        if value:
+            table.add_row(f"prompts: {name}", "yes" if value is True else repr(value))
+    if (grading := run.grading) != Task.grading:
+        table.add_row("grading", grading)
     shards, owed = run.shards, len(run.owed())
     state = "complete" if run.complete and not owed else f"{owed:,} owed: run `negdata {command}` again to go on"
     table.add_row("shards", f"{shards - owed:,} done, {state}")

@@ -33,13 +33,13 @@ from openrlhf_negdata.datasets.decontaminate import HeldOut, normalised
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json, write_jsonl
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.rollouts.engines import content_seed
+from openrlhf_negdata.records import Problem, content_seed
 from openrlhf_negdata.rollouts.store import refuse_other_settings
 from openrlhf_negdata.synthesis import PLACEHOLDER, read_prompts
 from openrlhf_negdata.synthesis.client import ChatServer, Reply
 from openrlhf_negdata.synthesis.journal import Journal
 from openrlhf_negdata.synthesis.pipeline import DROPPED, KEPT, Recipe, assemble
-from openrlhf_negdata.tasks import Problem, Task, load
+from openrlhf_negdata.tasks import Task, load
 
 #: What a token is reckoned to be before any is counted.
 CHARACTERS_A_TOKEN = 4

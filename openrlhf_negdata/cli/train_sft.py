@@ -3,57 +3,24 @@
     python -m openrlhf_negdata.cli.train_sft --model.model_name_or_path M --data.dataset rft.jsonl --ckpt.output_dir
     OUT
 
-OpenRLHF's SFTTrainer does the work. What differs from openrlhf.cli.train_sft: rows are the ids that `negdata build`
-wrote, so a sampled response is trained on as it was sampled; the output folder appears whole or not at all; a run
-that was killed goes on from its last checkpoint (--ckpt.save_steps) when run again, and one that is done does
-nothing.
+The loss is that of OpenRLHF's SFTTrainer. What differs from openrlhf.cli.train_sft: rows are the ids that `negdata
+build` wrote, so a sampled response is trained on as it was sampled; no row of an epoch is left out; the output folder
+appears whole or not at all; a run that was killed goes on from its last checkpoint (--ckpt.save_steps) when run again,
+and one that is done does nothing.
 """
 
 import sys
 
-from openrlhf_negdata.trainers import checkpoints, setup
+from openrlhf_negdata.trainers import setup
 
 
-def train(args):
-    from openrlhf.trainer.sft_trainer import SFTTrainer
-    from openrlhf.utils import get_strategy, get_tokenizer
+def train(args, strategy):
+    from openrlhf_negdata.trainers import rows
 
-    from openrlhf_negdata.datasets.tokens import TokenSFTDataset
-
-    strategy = get_strategy(args)
-    strategy.setup_distributed()
-    model = setup.load_actor(args, strategy, args.model.model_name_or_path, for_training=True)
-    tokenizer = get_tokenizer(args.model.model_name_or_path, model.model, "right", strategy)
-
-    def loader_of(path, for_training):
-        rows = setup.read_rows(path, ("prompt_ids", "response_ids"), model)
-        dataset = TokenSFTDataset(
-            rows[: args.data.max_samples] if for_training else rows, tokenizer, args.data.max_len
-        )
-        return setup.make_loader(args, strategy, path, dataset, for_training)
-
-    loader = loader_of(args.data.dataset, for_training=True)
-    updates = len(loader) * args.train.max_epochs // strategy.accumulated_gradient
-    model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
-    consumed_samples = checkpoints.load(args, strategy, model)
-    checkpoints.claim(args, strategy)
-    trainer = SFTTrainer(
-        model=model,
-        strategy=strategy,
-        optim=optimizer,
-        train_dataloader=loader,
-        eval_dataloader=loader_of(args.eval.dataset, for_training=False) if args.eval.dataset else None,
-        scheduler=scheduler,
-        max_norm=args.max_norm,
-        batch_size=args.train.batch_size,
-        max_epochs=args.train.max_epochs,
-        tokenizer=tokenizer,
-    )
-    trainer.fit(args, consumed_samples, max(1, len(loader) // strategy.accumulated_gradient))
-    setup.save(args, strategy, model, tokenizer)
+    rows.train(args, strategy, weighted=False)
 
 
 if __name__ == "__main__":
-    parser = setup.make_parser("train_sft", __doc__)
+    parser = setup.make_parser("train_sft", __doc__, lr=5e-6, epochs=2)
     setup.add_row_flags(parser)
     sys.exit(setup.run(parser, train))

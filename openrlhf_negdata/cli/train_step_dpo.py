@@ -11,73 +11,80 @@ that was killed goes on from its last checkpoint (--ckpt.save_steps) when run ag
 nothing.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.trainers import checkpoints, setup
+from openrlhf_negdata.trainers import checkpoints, outputs, processes, setup
 
 FIELDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-def train(args):
-    import torch.distributed
-    from openrlhf.utils import get_strategy, get_tokenizer
+def train(args, strategy):
+    from openrlhf.utils import get_tokenizer
+    from torch.utils.data import Subset
 
     from openrlhf_negdata.datasets.tokens import StepPairs
     from openrlhf_negdata.trainers import packing
-    from openrlhf_negdata.trainers.reference import Reference
+    from openrlhf_negdata.trainers.reference import Reference, lock_of
     from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
     from openrlhf_negdata.trainers.updates import PairUpdates
 
-    # What OpenRLHF's strategy and trainer look up, and step DPO has no use for.
-    args.train.micro_batch_size, args.model.aux_loss_coef, args.ds.packing_samples = 1, 0.0, False
+    # What OpenRLHF's trainer looks up, and step DPO has no use for.
+    args.model.aux_loss_coef, args.ds.packing_samples = 0.0, False
     separate = args.train.separate_sequences_enable
-    strategy = get_strategy(args)
-    strategy.setup_distributed()
+    output = Path(args.ckpt.output_dir)
     start = args.model.model_name_or_path
     model = setup.load_actor(args, strategy, start, for_training=True)
     tokenizer = get_tokenizer(start, model.model, "right", strategy)
 
     def pairs_of(path, most):
-        data = StepPairs(setup.read_rows(path, FIELDS, model)[:most], args.data.max_len)
-        strategy.print(f"{path}: {len(data.pairs)} pairs kept, dropped: {dict(data.dropped) or 'none'}")
-        return data.pairs
-
-    pairs = pairs_of(args.data.dataset, args.data.max_samples)
-    held_out = pairs_of(args.eval.dataset, None) if args.eval.dataset else []
-    group = strategy.ds_device_mesh["dp"].get_group()
-    place = {"rank": torch.distributed.get_rank(group), "ranks": torch.distributed.get_world_size(group)}
+        rows = itertools.islice(setup.read_rows(path, FIELDS, model), most)
+        pairs = StepPairs(rows, args.data.max_len, output.parent)
+        strategy.print(f"{path}: {len(pairs)} pairs kept, dropped: {dict(pairs.dropped) or 'none'}")
+        return pairs
 
     def updates_of(pairs):
         return PairUpdates(
             pairs, args.train.batch_size, args.train.max_epochs, args.train.seed, args.train.max_tokens_per_gpu,
-            separate, per_problem=args.train.max_pairs_per_problem, **place,
+            separate, per_problem=args.train.max_pairs_per_problem, **processes.place(strategy),
         )  # fmt: skip
 
+    pairs = pairs_of(args.data.dataset, args.data.max_samples)
+    held_out = pairs_of(args.eval.dataset, None) if args.eval.dataset else None
+    sets = [pairs, held_out] if held_out else [pairs]
     updates = updates_of(pairs)
     if not len(updates):
         raise UserError(f"{len(pairs)} pairs are less than one update of --train.batch_size {args.train.batch_size}")
     model, optimizer, scheduler = setup.prepare(args, strategy, model, len(updates))
-    if not separate:
-        longest = max(len(side) for pair in [*pairs, *held_out] for side in pair.sequences())
-        packing.check(model.model, args.ds.attn_implementation, longest, args.train.max_tokens_per_gpu)
 
-    output = Path(args.ckpt.output_dir)
+    def check(policy):
+        if not separate:
+            longest = max(some.longest for some in sets)
+            packing.check(policy, args.ds.attn_implementation, longest, args.train.max_tokens_per_gpu)
+
+    check(model.model)
     path = Path(args.ref.log_probs or output.with_name(f".{output.name}.ref.parquet"))
     revision = args.settings["ref.model_name_or_path"] or args.settings["model.model_name_or_path"]
     reference = Reference(path, revision, args.ds.param_dtype)
-    if missing := reference.missing([*pairs, *held_out]):
+    missing = [reference.missing(some) for some in sets]
+    if any(missing):
+        total = sum(map(len, sets))
+        strategy.print(f"{total - sum(map(len, missing))} of {total} pairs have the reference's log-probabilities")
         # Before a checkpoint is loaded, and before the first update, the model is its own reference.
         policy = model.model
         if args.ref.model_name_or_path:
             other = setup.load_actor(args, strategy, args.ref.model_name_or_path, for_training=False)
             policy = strategy.prepare(other).model
-        reference.add(policy, updates_of(missing), separate)
+            check(policy)
+        for some, places in zip(sets, missing, strict=True):
+            if places:
+                reference.add(policy, updates_of(Subset(some, places)), separate)
         policy = other = None
 
     consumed_samples = checkpoints.load(args, strategy, model)
-    checkpoints.claim(args, strategy)
+    checkpoints.claim(args)
     trainer = StepDPOTrainer(
         updates,
         reference.of(pairs),
@@ -92,13 +99,14 @@ def train(args):
         max_epochs=args.train.max_epochs,
     )
     trainer.fit(args, consumed_samples)
-    setup.save(args, strategy, model, tokenizer)
+    outputs.save(args, strategy, model, tokenizer)
     if not args.ref.log_probs and strategy.is_rank_0():
         path.unlink(missing_ok=True)
+        lock_of(path).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    parser = setup.make_parser("train_step_dpo", __doc__)
+    parser = setup.make_parser("train_step_dpo", __doc__, lr=1e-5, epochs=1)
     parser.add_argument(
         "--train.max_tokens_per_gpu",
         type=int,
@@ -119,7 +127,9 @@ if __name__ == "__main__":
         "(flash_attention_2, sliding windows)",
     )
     parser.add_argument("--ref.model_name_or_path", default=None, help="reference model (default: the starting model)")
-    parser.add_argument("--ref.offload", action="store_true", help="keep the reference model in host memory")
+    parser.add_argument(
+        "--ref.offload", action="store_true", help="keep the reference model in host memory (with --ds.zero_stage 3)"
+    )
     parser.add_argument(
         "--ref.log_probs",
         default=None,

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 from tqdm import tqdm
@@ -29,13 +30,26 @@ from openrlhf_negdata import models
 from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.cli.show import show
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.records import (
+    CORRECT,
+    FAILED,
+    NO_ANSWER,
+    OUTCOMES,
+    TIMED_OUT,
+    TRUNCATED,
+    WRONG,
+    Rollout,
+    StepValues,
+    Trace,
+    content_seed,
+)
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.sampling import encode_response
-from openrlhf_negdata.rollouts.store import Rollout, Run, StepValues, Trace
+from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueResult, ValueRun
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Answer, Budget
-from openrlhf_negdata.steps.split import PRESETS, split_steps
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, OUTCOMES, TIMED_OUT, TRUNCATED, WRONG, Task
+from openrlhf_negdata.steps.split import PRESETS, first_step, split_steps
+from openrlhf_negdata.tasks import Task
 
 #: Flags that say which answers are valued, without their section.
 WHICH = ("wrong_per_problem", "correct_per_problem", "skip_all_right", "skip_all_wrong")
@@ -156,6 +170,7 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
             max_tokens=made["max_tokens"],
             budget=budget,
             seed=flags["seed"],
+            grading=task.grading,
             trust_remote_code=flags["model.trust_remote_code"],
         )
         gold = {problem.id: problem.gold for problem in output.problems()}
@@ -249,7 +264,7 @@ def choose(answers: list[Trace], flags: dict, dropped: Counter[str]) -> list[Tra
     right: list[Trace] = []
     wrong: list[Trace] = []
     for trace in answers:
-        if trace.outcome in (TRUNCATED, TIMED_OUT):
+        if trace.outcome in (TRUNCATED, TIMED_OUT, FAILED):
             dropped[str(trace.outcome)] += 1
         elif not trace.token_ids:
             dropped["empty"] += 1
@@ -267,7 +282,7 @@ def choose(answers: list[Trace], flags: dict, dropped: Counter[str]) -> list[Tra
         dropped["duplicate"] += len(traces) - len(distinct)
         if 0 <= limit < len(distinct):
             dropped["over_limit"] += len(distinct) - limit
-            rng = random.Random(engines.content_seed(flags["seed"], traces[0].problem, outcomes))
+            rng = random.Random(content_seed(flags["seed"], traces[0].problem, outcomes))
             distinct = rng.sample(distinct, limit)
         taken += distinct
     return taken
@@ -317,3 +332,26 @@ def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> None:
     print(f"answers dropped: {dict(sorted((+dropped).items())) or 'none'}")
     print(f"{most}{cost['prefixes']:,} distinct prefixes, {cost['rollouts']:,} rollouts")
     print(f"{most}about {cost['tokens']:,} tokens to generate, after {cost['prompt_tokens']:,} tokens of prefixes")
+    taken, once = first_steps(graded, task, tokenizer, flags["steps"])
+    if budget.kind == "exhaustive" and 2 * once > taken:
+        print(
+            f"negdata value: warning: {once:,} of {taken:,} answers begin with a step that no other to their problem "
+            "took, so rollouts will hardly take a step twice: siblings will find few pairs. shared-prefix "
+            "needs no step to be taken twice",
+            file=sys.stderr,
+        )
+
+
+def first_steps(graded: Run, task: Task, tokenizer: Any, steps: str) -> tuple[int, int]:
+    """How many answers took a whole first step beside other answers to their problem, and how many of them took one
+    that no other took: answers are rollouts from the empty prefix, so they tell what rollouts will do."""
+    taken = once = 0
+    for _, group in itertools.groupby(graded.read("traces"), key=lambda trace: trace.problem):
+        begun = Counter[tuple[int, ...]]()
+        for ids, outcome in ((trace.token_ids or [], trace.outcome) for trace in group):
+            end = first_step(ids, tokenizer, task, PRESETS[steps])
+            begun[tuple(ids[:end])] += end > 0 and (end < len(ids) or outcome != TRUNCATED)
+        if begun.total() > 1:
+            taken += begun.total()
+            once += sum(count == 1 for count in begun.values())
+    return taken, once

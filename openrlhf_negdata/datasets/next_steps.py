@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, capped, source
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.store import Rollout
+from openrlhf_negdata.records import CORRECT, TRUNCATED, Rollout
 from openrlhf_negdata.steps.estimates import best_of
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import Segmentation, first_step
 from openrlhf_negdata.steps.values import Estimator
-from openrlhf_negdata.tasks import CORRECT, TRUNCATED
 
 if TYPE_CHECKING:
     from openrlhf_negdata.datasets.source import Source

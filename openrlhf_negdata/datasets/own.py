@@ -16,8 +16,8 @@ from typing import Any
 
 from openrlhf_negdata.files import Reading, read_problems, read_rows
 from openrlhf_negdata.forms import BadRow
-from openrlhf_negdata.rollouts.store import Trace
-from openrlhf_negdata.tasks import OUTCOMES, Problem, Task
+from openrlhf_negdata.records import OUTCOMES, Problem, Trace
+from openrlhf_negdata.tasks import Task
 
 
 def read_solutions(

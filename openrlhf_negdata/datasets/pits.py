@@ -23,13 +23,11 @@ from openrlhf_negdata.datasets.rows import (
 )
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag, flags_of
-from openrlhf_negdata.rollouts.engines import content_seed
-from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.records import CORRECT, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.credit import credit
 from openrlhf_negdata.steps.monte_carlo import BUDGETS, Budget
 from openrlhf_negdata.steps.rules import PITS
 from openrlhf_negdata.steps.values import Estimator, halves
-from openrlhf_negdata.tasks import CORRECT
 
 if TYPE_CHECKING:
     from openrlhf_negdata.datasets.source import Source

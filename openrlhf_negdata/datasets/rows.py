@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.engines import content_seed
-from openrlhf_negdata.rollouts.store import Rollout, StepValues, Trace
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Problem, Rollout, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.values import Estimator
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Problem
 
 if TYPE_CHECKING:
     from openrlhf_negdata.datasets.source import Source
@@ -146,7 +144,7 @@ class ValuedArm(Arm):
     best_of: int = flag(1, "Q is that of the best of this many rollouts; the paper's is 5", least=1)
     best_of_biased: bool = flag(
         False,
-        "by the form for fewer rollouts, 1 - (1 - c/n)^K",
+        "by 1 - (1 - c/n)^K, which needs fewer rollouts and is lower on average",
         only=("--best_of 2 or more", lambda arm: arm.best_of > 1),
     )
 

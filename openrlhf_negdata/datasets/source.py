@@ -13,9 +13,11 @@ from openrlhf_negdata.datasets.own import read_solutions
 from openrlhf_negdata.datasets.rows import Answered
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import Reading
-from openrlhf_negdata.rollouts.sampling import encode_prompt, encode_response
-from openrlhf_negdata.rollouts.store import Run, Trace
-from openrlhf_negdata.tasks import CORRECT, Problem, Task
+from openrlhf_negdata.records import CORRECT, Problem, Trace
+from openrlhf_negdata.rollouts.prompts import Prompting
+from openrlhf_negdata.rollouts.sampling import encode_response
+from openrlhf_negdata.rollouts.store import Run
+from openrlhf_negdata.tasks import Task
 
 
 class Source:
@@ -27,14 +29,15 @@ class Source:
         folder: str | Path | None,
         task: Task,
         tokenizer: Any | None,
-        chat_template: bool,
+        prompting: Prompting,
         tables: Sequence[str],
         problems_from: str | None = None,
         reading: Reading | None = None,
     ) -> None:
         """``tables``: which of traces, values and rollouts are read. ``problems_from``: where the problems of a
         folder of one's own are, if they are not in it."""
-        self.task, self.tokenizer, self.chat_template = task, tokenizer, chat_template
+        self.task, self.tokenizer, self.prompting = task, tokenizer, prompting
+        self.encode = None if tokenizer is None else prompting.encoder(tokenizer, task)
         self.run: Run | None = None
         self.tables = tables
         #: What the input is called in messages.
@@ -66,8 +69,8 @@ class Source:
         prompt_ids = solution_ids = None
         if traces and traces[0].prompt_ids is not None:
             prompt_ids = list(traces[0].prompt_ids)
-        elif self.tokenizer is not None:
-            prompt_ids = encode_prompt(self.tokenizer, self.task, problem.question, self.chat_template)
+        elif self.encode is not None:
+            prompt_ids = self.encode(problem.question)
             traces = [
                 replace(trace, prompt_ids=prompt_ids, token_ids=encode_response(self.tokenizer, trace.text))
                 for trace in traces
@@ -77,7 +80,7 @@ class Source:
             if self.tokenizer is not None:
                 solution_ids = encode_response(self.tokenizer, problem.solution)
             teacher = Trace(problem.id, -1, prompt_ids, solution_ids, problem.solution, "stop", CORRECT)
-        prompt = self.task.prompt(problem.question)
+        prompt = self.prompting.asked(self.task, problem.question)
         answers = [trace for trace in traces if trace.sample >= 0]
         if len(answers) < len(traces):
             teacher = traces[-1]

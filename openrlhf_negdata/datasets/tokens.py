@@ -7,25 +7,68 @@ is tokenised, added or cut; rows that cannot be trained on are dropped, and coun
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from openrlhf.datasets import SFTDataset
 from openrlhf.utils.utils import zero_pad_sequences
 
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.steps.credit import spread
+
+
+class Column:
+    """A list of numbers a row, in a file that is mapped into memory and gone with the process: 4 bytes an int32."""
+
+    def __init__(self, dtype: Any = np.int32, folder: str | Path | None = None) -> None:
+        """``folder``: where the file lies; it has no name there. The system's folder of temporary files if None."""
+        self.dtype = np.dtype(dtype)
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as the column is read
+        self.ends = array("q", [0])
+        self.mapped: np.ndarray | None = None
+
+    def append(self, values: Sequence[float]) -> None:
+        self.file.write(np.asarray(values, self.dtype).tobytes())
+        self.ends.append(self.ends[-1] + len(values))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def size(self, row: int) -> int:
+        """The length of the list of ``row``."""
+        return self.ends[row + 1] - self.ends[row]
+
+    def __getitem__(self, row: int) -> list[Any]:
+        return self.all()[self.ends[row] : self.ends[row + 1]].tolist()
+
+    def all(self) -> np.ndarray:
+        """The numbers of all rows, one after the other; no row is appended after this."""
+        if self.mapped is None:
+            self.file.flush()
+            # mmap takes no empty file.
+            self.mapped = np.memmap(self.file, self.dtype, "r") if self.ends[-1] else np.empty(0, self.dtype)
+        return self.mapped
 
 
 class TokenSFTDataset(SFTDataset):
     """Rows ``{"prompt_ids", "response_ids"}``; the loss is on the response's tokens, its last one included."""
 
-    def __init__(self, rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int) -> None:
+    def __init__(
+        self, rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, folder: str | Path | None = None
+    ) -> None:
+        """``folder``: where the ids are kept, see :class:`Column`."""
         self.tokenizer = tokenizer
-        self.rows: list[dict[str, Any]] = []
+        self.prompts, self.responses = Column(folder=folder), Column(folder=folder)
         self.dropped: Counter[str] = Counter()
         for row in rows:
             prompt, response = row["prompt_ids"], row["response_ids"]
@@ -34,15 +77,23 @@ class TokenSFTDataset(SFTDataset):
             elif len(prompt) + len(response) > max_length:
                 self.dropped["over_long"] += 1
             else:
-                self.rows.append(row)
-        _not_empty(self.rows, self.dropped, max_length)
+                self._keep(row)
+        _not_empty(len(self), self.dropped, max_length)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self.prompts.append(row["prompt_ids"])
+        self.responses.append(row["response_ids"])
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.prompts)
+
+    def tokens(self, rows: Iterable[int]) -> int:
+        """The number of tokens of the responses of these rows: those that are counted in the loss."""
+        return sum(map(self.responses.size, rows))
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-        prompt, response = self.rows[index]["prompt_ids"], self.rows[index]["response_ids"]
-        ids = torch.tensor([prompt + response])
+        prompt = self.prompts[index]
+        ids = torch.tensor([prompt + self.responses[index]])
         mask = torch.zeros(ids.shape)
         # OpenRLHF's mask is shifted: position t stands for the loss on token t + 1.
         mask[0, len(prompt) - 1 : -1] = 1.0
@@ -56,19 +107,28 @@ class WeightedDataset(TokenSFTDataset):
     0 where that is.
     """
 
+    def __init__(
+        self, rows: Iterable[dict[str, Any]], tokenizer: Any, max_length: int, folder: str | Path | None = None
+    ) -> None:
+        self.step_ends, self.weights = Column(folder=folder), Column(np.float64, folder)
+        super().__init__(rows, tokenizer, max_length, folder)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        super()._keep(row)
+        self.step_ends.append(row["step_ends"])
+        self.weights.append(row["weights"])
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         ids, mask, loss_mask = super().__getitem__(index)
-        row, weights = self.rows[index], torch.zeros(ids.shape)
-        start = len(row["prompt_ids"]) - 1
-        for end, weight in reversed(list(zip(row["step_ends"], row["weights"], strict=True))):
-            weights[0, start : start + end] = weight  # the earlier steps are written over
+        weights, start = torch.zeros(ids.shape), self.prompts.size(index) - 1
+        of_tokens = torch.from_numpy(spread(self.weights[index], self.step_ends[index]))
+        weights[0, start : start + len(of_tokens)] = of_tokens
         return ids, mask, loss_mask, weights
 
     def token_weights(self) -> torch.Tensor:
         """The weights of all tokens of all responses, of shape (tokens,)."""
-        lengths = [end - start for row in self.rows for start, end in pairwise([0, *row["step_ends"]])]
-        weights = [weight for row in self.rows for weight in row["weights"]]
-        return torch.repeat_interleave(torch.tensor(weights, dtype=torch.float), torch.tensor(lengths))
+        of_rows = [spread(self.weights[row], self.step_ends[row]) for row in range(len(self))]
+        return torch.from_numpy(np.concatenate(of_rows)).float()
 
     def collate_fn(self, items: list[Any]) -> tuple[torch.Tensor, ...]:
         padded = super().collate_fn([item[:3] for item in items])
@@ -92,30 +152,46 @@ class Pair:
         return self.prompt + self.chosen, self.prompt + self.rejected
 
 
-class StepPairs:
-    """The pairs of a set that can be trained on."""
+class StepPairs(Sequence[Pair]):
+    """The pairs of a set that can be trained on; ``longest`` is the number of tokens of their longest sequence."""
 
-    def __init__(self, rows: Iterable[dict[str, Any]], max_length: int) -> None:
-        self.pairs: list[Pair] = []
+    def __init__(self, rows: Iterable[dict[str, Any]], max_length: int, folder: str | Path | None = None) -> None:
+        """``folder``: where the ids are kept, see :class:`Column`."""
+        self.prompts, self.chosen, self.rejected = (Column(folder=folder) for _ in range(3))
+        self.problems: list[Any] = []
+        self.weights = array("d")
+        self.longest = 0
         self.dropped: Counter[str] = Counter()
         for row in rows:
             prompt, chosen, rejected = row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]
+            length = len(prompt) + max(len(chosen), len(rejected))
             if not prompt or not chosen or not rejected:
                 self.dropped["empty"] += 1
             elif chosen == rejected:
                 self.dropped["equal"] += 1
-            elif len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            elif length > max_length:
                 self.dropped["over_long"] += 1
             else:
-                problem = tuple(prompt) if row.get("problem") is None else row["problem"]
-                self.pairs.append(Pair(len(self.pairs), problem, prompt, chosen, rejected, row.get("weight", 1.0)))
-        _not_empty(self.pairs, self.dropped, max_length)
+                self.prompts.append(prompt)
+                self.chosen.append(chosen)
+                self.rejected.append(rejected)
+                named = row.get("problem") is not None
+                self.problems.append(row["problem"] if named else hashlib.sha256(repr(prompt).encode()).digest())
+                self.weights.append(row.get("weight", 1.0))
+                self.longest = max(self.longest, length)
+        _not_empty(len(self), self.dropped, max_length)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.problems)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        sides = self.chosen[number], self.rejected[number]
+        return Pair(number, self.problems[number], self.prompts[number], *sides, self.weights[number])
 
 
-def _not_empty(rows: list[Any], dropped: Counter[str], max_length: int) -> None:
+def _not_empty(rows: int, dropped: Counter[str], max_length: int) -> None:
     if not rows:
         raise UserError(
             f"no row is left to train on (dropped: {dict(dropped) or 'none'}; --data.max_len {max_length})"

@@ -26,7 +26,8 @@ from threading import Lock
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading.worker import Raised
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, TIMED_OUT, TRUNCATED, WRONG, Graded, Task
+from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, TRUNCATED, WRONG, Graded
+from openrlhf_negdata.tasks import Task
 
 #: Seconds of wall time that a slow grader has for a row.
 TIMEOUT = 10.0
@@ -78,7 +79,7 @@ class Grader:
 
         A response is whole where its finish reason is ``stop``, or not known (None or empty). With any other
         (``length``, or vLLM's ``abort``) it is ``truncated`` whatever it says, and is not shown to the grader. A
-        grader that raises or dies has given up: ``timed_out``, with a warning in the log. The future cannot be
+        grader that raises or dies has ``failed``, with a warning in the log. The future cannot be
         cancelled, as others may wait for the same grade. It raises UserError where no worker can be started or where
         the task's grader returns what is no grade, and CancelledError where the grader is closed first.
         """
@@ -307,4 +308,4 @@ def _resolved(graded: Graded) -> Future[Graded]:
 
 def _gave_up(gold: str, error: object) -> Graded:
     _log.warning("the grader gave up on a response with gold answer %.100r: %.1000s", gold, error)
-    return Graded(TIMED_OUT, None)
+    return Graded(FAILED, None)

@@ -20,10 +20,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, TIMED_OUT, Graded, load
+from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, Graded
+from openrlhf_negdata.tasks import load
 
 #: What a call logs beside the reward: 1 for a response with this outcome. ``failed`` could not be graded at all.
-LOGGED = (CORRECT, NO_ANSWER, TIMED_OUT, FAILED := "failed")
+LOGGED = (CORRECT, NO_ANSWER, TIMED_OUT, FAILED)
 
 #: OpenRLHF decodes a response with its special tokens. What looks like one of any family, at the end, is none of the
 #: answer: ``</s>``, ``<|im_end|>``, DeepSeek's ``<｜end▁of▁sentence｜>``, ``<end_of_turn>``, ``[/INST]``.
@@ -34,11 +35,11 @@ _SPECIAL = re.compile(
 _log = logging.getLogger(__name__)
 
 
-def for_task(name: str, **options: Any) -> Callable[[Any, Any, Any], dict[str, Any]]:
+def for_task(name: str, grading: str = "strict", **options: Any) -> Callable[[Any, Any, Any], dict[str, Any]]:
     """The reward function of the task ``name``: 1.0 for a correct response, 0.0 for any other.
 
-    ``options`` are those of :class:`openrlhf_negdata.grading.Grader`: ``timeout`` in seconds, ``workers``. UserError
-    if there is no such task.
+    ``grading`` is one of the task's ``gradings``. ``options`` are those of
+    :class:`openrlhf_negdata.grading.Grader`: ``timeout`` in seconds, ``workers``. UserError if there is no such task.
 
     The function takes three lists of n: queries (prompt and response, decoded), prompts and labels. It returns
     ``rewards`` and ``scores``, and in ``extra_logs`` a 0 or 1 for each of ``LOGGED``, all float tensors of shape (n,).
@@ -48,7 +49,7 @@ def for_task(name: str, **options: Any) -> Callable[[Any, Any, Any], dict[str, A
     OpenRLHF does not say here whether a response was cut off. One that was has no final answer as a rule, and
     ``--reward.stop_properly_penalty_coef`` deals with those that have.
     """
-    grader = Grader(load(name), **options)
+    grader = Grader(load(name).graded_by(grading), **options)
 
     def reward_func(queries: Any, prompts: Any, labels: Any) -> dict[str, Any]:
         import torch  # Whoever calls this has it; a host that only grades need not.

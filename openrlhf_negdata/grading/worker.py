@@ -15,7 +15,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
-from openrlhf_negdata.tasks import Graded, Task
+from openrlhf_negdata.records import Graded
+from openrlhf_negdata.tasks import Task
 
 
 class Raised(str):

@@ -17,10 +17,10 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from openrlhf_negdata import tasks
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.ppo.settings import SECTION, StepAdvantage
+from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, StepValues
 from openrlhf_negdata.rollouts.engines import Sampling
 from openrlhf_negdata.rollouts.executor import generate
 from openrlhf_negdata.rollouts.sampling import decode_responses
-from openrlhf_negdata.rollouts.store import StepValues
 from openrlhf_negdata.steps import PRESETS
 from openrlhf_negdata.steps.credit import credit, spread
 from openrlhf_negdata.steps.driver import ValueJob, ValueResult, ValueRun, value_answers
@@ -58,9 +58,9 @@ class AgentExecutor(SingleTurnAgentExecutor):
         (text,) = decode_responses(hf_tokenizer, [ids[start:end]])
         finish_reason = "length" if sample["truncated"] else "stop"
         grade = await asyncio.wrap_future(grader.submit(label.gold, text, finish_reason))
-        reward = float(grade.outcome == tasks.CORRECT)
+        reward = float(grade.outcome == CORRECT)
         logs: dict[str, Any] = {
-            f"outcome/{outcome}": float(grade.outcome == outcome) for outcome in (tasks.NO_ANSWER, tasks.TIMED_OUT)
+            f"outcome/{outcome}": float(grade.outcome == outcome) for outcome in (NO_ANSWER, TIMED_OUT, FAILED)
         }
         if label.valued:
             most = sampling_params.max_tokens or max(1, max_length - start)
@@ -83,7 +83,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
 
     def _tools(self, settings: StepAdvantage) -> tuple[tasks.Task, Grader]:
         if self.tools is None:  # all prompts of a run are of one task and one time limit
-            task = tasks.load(settings.task, settings.identity)
+            task = tasks.load(settings.task, settings.identity).graded_by(settings.grading)
             # A node may hold eight actors.
             workers = max(2, len(os.sched_getaffinity(0)) // 8)
             self.tools = task, Grader(task, settings.timeout, workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import os
 import re
@@ -50,11 +49,6 @@ class Continuation:
     finish_reason: str
 
 
-def content_seed(*content: object) -> int:
-    """A 31-bit seed that depends on ``content`` alone, so that equal work draws equal samples wherever it is done."""
-    return int.from_bytes(hashlib.sha256(repr(content).encode()).digest()[:4], "big") >> 1
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the engines, named as in OpenRLHF."""
     parser.add_argument(
@@ -72,7 +66,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray.address",
         default=None,
-        help="a running Ray cluster, such as auto (default: a private one). Start its nodes with the environment "
+        help="a running Ray cluster, such as auto (default: a private one). Each of its nodes needs the model at the "
+        "same path. Start its nodes with the environment "
         f"variable {SUBREAPER}=true, or the engine of an actor that is killed keeps its memory",
     )
 
@@ -99,6 +94,8 @@ class Engines:
         self.executor = executor
         self.actors: list[Any] = []
         self.loaded = self.model
+        #: Where Ray keeps the logs of the actors, on each node.
+        self.logs = Path()
 
     def __enter__(self) -> Engines:
         host.check_release()
@@ -106,19 +103,40 @@ class Engines:
             ask_for_a_token()
         import ray
 
-        flags, on_cpu = self.flags, cpu.without_cuda()
-        engines, parallel = flags["vllm.num_engines"], flags["vllm.tensor_parallel_size"]
-        environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
-        if on_cpu:
+        engines, parallel = self.flags["vllm.num_engines"], self.flags["vllm.tensor_parallel_size"]
+        if cpu.without_cuda():
             models.check_head_size(self.model)
             if parallel > 1:
                 raise UserError(
                     "--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines"
                 )
+        try:
+            self._join_ray(engines, parallel)
+            self._start(engines, parallel)
+        except ray.exceptions.RayError as error:
+            says = self._cannot_start(error)
+            self.__exit__()
+            raise UserError(says) from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _join_ray(self, engines: int, parallel: int) -> None:
+        """Join the cluster of --ray.address, or start a private one."""
+        import ray
+
+        ours: Any
+        on_cpu = cpu.without_cuda()
+        environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
+        if on_cpu:
             environment |= cpu.engine_environment(engines)
-        if flags["ray.address"]:
-            ray.init(address=flags["ray.address"], runtime_env={"env_vars": environment}, log_to_driver=False)
+        if address := self.flags["ray.address"]:
+            try:
+                ours = ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise UserError(f"--ray.address {address}: {' '.join(str(error).split()):.300}") from None
         else:
             # A private Ray inherits our environment. A runtime_env would not start its workers where the path of the
             # interpreter holds a space (ray/_private/runtime_env/context.py, exec_worker).
@@ -126,23 +144,14 @@ class Engines:
             # vLLM's engine process outlives an actor that is killed, and holds its memory: Ray is to end it.
             os.environ.setdefault(SUBREAPER, "true")
             os.environ.update(environment)
-            ray.init(
+            ours = ray.init(
                 address="local",  # else a cluster that runs on this machine, or did, is joined
                 num_cpus=max(os.cpu_count() or 1, engines * parallel),
                 num_gpus=engines if on_cpu else None,
                 include_dashboard=False,
                 log_to_driver=False,
             )
-        try:
-            self._start(engines, parallel)
-        except ray.exceptions.RayError as error:
-            says = f"an engine for {self.model} cannot start: {_cause(error)}"
-            self.__exit__()
-            raise UserError(says) from None
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        self.logs = Path(ours.address_info["session_dir"]) / "logs"
 
     def _start(self, engines: int, parallel: int) -> None:
         """OpenRLHF's own ``create_vllm_engines`` (vllm_engine.py:209) fixes trust_remote_code=True and leaves vLLM's
@@ -162,6 +171,7 @@ class Engines:
         if not group.wait(timeout_seconds=30):
             print(f"waiting for {engines * parallel} free GPU(s) on the Ray cluster", file=sys.stderr, flush=True)
             ray.get(group.ready())
+        _check_nodes(group, self.model)
         for i in range(engines):
             bundles = get_bundle_indices(group, i, parallel) if parallel > 1 else None
             on_bundle = PlacementGroupSchedulingStrategy(
@@ -198,7 +208,16 @@ class Engines:
             self.actors.append(actor)
         import vllm.sampling_params  # noqa: F401 - seconds of imports, while the engines start
 
-        ray.get([actor.get_num_unfinished_requests.remote() for actor in self.actors])
+        # Of a call that it would repeat, Ray prints the whole traceback; an engine that cannot start has one line.
+        ready = [a.get_num_unfinished_requests.options(max_task_retries=0).remote() for a in self.actors]
+        ray.get(ready)
+
+    def _cannot_start(self, error: Exception) -> str:
+        cause = _cause(error, self.logs)
+        if "memory" in cause.lower():
+            cache = "VLLM_CPU_KVCACHE_SPACE (GiB)" if cpu.without_cuda() else "--vllm.gpu_memory_utilization"
+            cause += f"; an engine's memory is set by {cache}, a sequence's by --rollout.max_new_tokens"
+        return f"an engine for {self.model} cannot start: {cause}"
 
     def __exit__(self, *_: object) -> None:
         import ray
@@ -254,14 +273,15 @@ class Engines:
             number, actor = asked.pop(reference)
             try:
                 (done[number],) = ray.get(reference)
-            except ray.exceptions.RayActorError as error:
-                raise UserError(
-                    f"a rollout actor died {self.RESTARTS + 1} times; run the same command again to go on ({error})"
-                ) from None
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, UserError):
                     raise UserError(str(error.cause)) from None
-                raise UserError(f"a rollout actor failed: {_cause(error)}") from None
+                raise UserError(f"a rollout actor failed: {_cause(error, self.logs)}") from None
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"a rollout actor died {self.RESTARTS + 1} times; run the same command again to go on: "
+                    f"{_cause(error, self.logs)}"
+                ) from None
             free.append(actor)
             while following in done:
                 yield done.pop(following)
@@ -279,27 +299,64 @@ def ask_for_a_token() -> None:
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
-#: How Python ends a traceback: the kind of the error, and what it says.
+def _check_nodes(group: Any, model: Path) -> None:
+    """Raise unless all nodes of the placement group have the model's folder: vLLM takes a path that is not there for
+    the name of a model on the Hub, and says that this is no such name."""
+    import ray
+    from ray.util import placement_group_table
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0)
+    def lacks(folder: str) -> str | None:
+        return None if os.path.isdir(folder) else ray.util.get_node_ip_address()
+
+    nodes = sorted(set(placement_group_table(group)["bundles_to_node_id"].values()))
+    on_each = [lacks.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+    if without := [node for node in ray.get([task.remote(str(model)) for task in on_each]) if node]:
+        raise UserError(f"no model {model} on node {', '.join(without)}: every node needs it, at the same path")
+
+
+#: What was raised, at the end of a traceback: its class and what it says, to the next empty line or line of a log.
 _RAISED = re.compile(
-    r"^(?:\(\S+ pid=\d+\) )?(?:ERROR .*?\] )?(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .+)"
+    r"^(?:\(\S+ pid=\d+\) )?(?:ERROR .*?\] )?"
+    r"(?P<says>(?:\w+\.)*\w*(?:Error|Exception|OutOfMemory\w*): .*"
+    r"(?:\n(?!\(|Traceback|Exception |ERROR|WARNING|INFO)\s*\S.*)*)",
+    re.MULTILINE,
 )
+#: What vLLM raises where a process of its own, the engine or its worker, has died of something else.
+_FOLLOWS = re.compile(r"root cause|\babove\b|EngineDeadError")
 
 
-def _cause(error: Exception) -> str:
-    """What went wrong in an actor, in one line, and where its log is. vLLM's engine is a process of its own: why it
-    died stands in the log that Ray keeps of the actor, before what vLLM says of it ("See root cause above")."""
-    from ray._private import worker
+def _cause(error: Exception, logs: Path) -> str:
+    """What went wrong in an actor, in one line, and where its log is.
 
-    node: Any = worker._global_node
-    logs = Path(node.get_session_dir_path()) / "logs"
-    for log in sorted(logs.glob("worker-*.out")) + sorted(logs.glob("worker-*.err")):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        raised = [found["says"] for line in lines if (found := _RAISED.match(line))]
-        told = [says for says in raised if "root cause" not in says]
-        if told:
-            return f"{told[0]:.300} (its log: {log})"
-    last = [line for line in str(error).splitlines() if line.strip()]
-    return f"{last[-1].strip() if last else error!r:.300} (logs: {logs})"
+    Ray's error ends with what was raised in the actor, if it tells the cause; if not, the log that Ray keeps of this
+    actor, by the id of its process, holds what its engine died of. The log may be on another node.
+    """
+    import ray
+
+    text = str(error)
+    raised, where = _raised(text), f"logs: {logs}"
+    process, node = (re.search(rf"\b{name}(?:=|: )([\w.:]+)", text) for name in ("pid", "ip"))
+    if process and node:
+        name = f"worker-*-{process[1]}"
+        where = f"its log: {logs}/{name}.err on node {node[1]}"
+        # Standard error first: it has the tracebacks.
+        own = [log for end in ("err", "out") for log in logs.glob(f"{name}.{end}")]
+        if own and node[1] == ray.util.get_node_ip_address():
+            told = {log: _raised(log.read_text("utf-8", errors="replace")) for log in own}
+            log = next((log for log in own if told[log]), own[0])
+            raised, where = raised or told[log], f"its log: {log}"
+    if not raised and _FOLLOWS.search(text):
+        raised = ["vLLM's engine process died and left no error: the system kills it so where memory runs out"]
+    says = (raised or text.strip().splitlines() or [repr(error)])[-1]
+    return f"{' '.join(says.split()):.400} ({where})"
+
+
+def _raised(text: str) -> list[str]:
+    """What was raised, by the tracebacks in ``text``, without what only follows from something else."""
+    raised = [found["says"] for found in _RAISED.finditer(text)]
+    return [says for says in raised if not _FOLLOWS.search(says)]
 
 
 def sampling_params(sampling: Sampling, n: int, max_tokens: int, seed: int) -> Any:

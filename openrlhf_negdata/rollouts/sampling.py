@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.rollouts.engines import Engines, Request, Sampling, content_seed
-from openrlhf_negdata.rollouts.store import Trace
-from openrlhf_negdata.tasks import Problem, Task
-
-
-def encode_prompt(tokenizer: Any, task: Task, question: str, chat_template: bool = False) -> list[int]:
-    """Token ids of the prompt. No beginning-of-sequence token is added: OpenRLHF trains and rolls out without one
-    unless the chat template writes it (openrlhf/utils/agent.py:216)."""
-    text = task.prompt(question)
-    if chat_template:
-        message = [{"role": "user", "content": text}]
-        try:
-            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # no template: ValueError; a template may raise whatever it likes
-            reason = str(error).split("\n")[0].split("! ")[0]
-            raise UserError(f"--data.apply_chat_template: {tokenizer.name_or_path}: {reason}") from error
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+from openrlhf_negdata.records import Problem, Trace, content_seed
+from openrlhf_negdata.rollouts.engines import Engines, Request, Sampling
 
 
 def encode_response(tokenizer: Any, text: str) -> list[int]:
@@ -39,20 +23,20 @@ def decode_responses(tokenizer: Any, responses: list[list[int]]) -> list[str]:
 def answer_problems(
     engines: Engines,
     problems: Iterable[Problem],
-    task: Task,
+    encode: Callable[[str], list[int]],
     tokenizer: Any,
     *,
     samples: int,
     sampling: Sampling,
     max_tokens: int,
-    chat_template: bool,
     seed: object,
 ) -> Iterator[list[Trace]]:
     """``samples`` responses to each problem, problem by problem; none is longer than ``max_tokens`` tokens.
 
-    ``seed`` and the prompt's ids decide the draws, so that a run that is repeated or resumed draws the same.
+    ``encode`` makes the prompt of a question. ``seed`` and the prompt's ids decide the draws, so that a run that is
+    repeated or resumed draws the same.
     """
-    asked = [(problem, encode_prompt(tokenizer, task, problem.question, chat_template)) for problem in problems]
+    asked = [(problem, encode(problem.question)) for problem in problems]
     requests = (
         Request(prompt_ids, samples, max_tokens, content_seed(seed, prompt_ids, problem.id))
         for problem, prompt_ids in asked

@@ -17,7 +17,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,55 +28,8 @@ import pyarrow.parquet as pq
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_jsonl, write_json, write_jsonl
 from openrlhf_negdata.models import load_tokenizer, tokenizer_files
-from openrlhf_negdata.tasks import BUILT_IN, Problem, Task, load
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One sampled response. ``token_ids`` are the ids the engine sampled, its end-of-sequence token included."""
-
-    problem: str
-    sample: int
-    prompt_ids: list[int] | None
-    token_ids: list[int] | None
-    text: str
-    finish_reason: str | None
-    outcome: str | None = None
-    answer: str | None = None
-
-
-@dataclass(frozen=True)
-class StepValues:
-    """Rollouts counted at every step of a trace.
-
-    Step i is ``token_ids[step_ends[i-1]:step_ends[i]]``. ``count[i]`` rollouts were made from the prefix before step
-    i and ``correct[i]`` of them were right, so ``correct[i] / count[i]`` is the value before step i. The value after
-    the last step is the trace's outcome; no rollouts are made there. ``count[i]`` is 0 where the budget asked for
-    none. ``pit`` is the first pit, where the budget was spent on finding it alone.
-    """
-
-    problem: str
-    sample: int
-    step_ends: list[int]
-    correct: list[int]
-    count: list[int]
-    pit: int | None = None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One sampled continuation ``token_ids`` of the prompt of ``problem`` and the response tokens ``prefix_ids``.
-
-    ``seed`` is the one vLLM drew it with: a digest of model, sampling, budget of tokens, prompt and prefix, plus the
-    number of the draw. With ``prefix_ids`` and the manifest it identifies the draw.
-    """
-
-    problem: str
-    prefix_ids: list[int]
-    token_ids: list[int]
-    outcome: str
-    seed: int
-
+from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
+from openrlhf_negdata.tasks import BUILT_IN, Task, load
 
 _IDS = pa.list_(pa.int32())
 SCHEMAS = {
@@ -206,7 +159,8 @@ class Run:
         return self.manifest["shards"]
 
     def task(self, given: str | None = None) -> Task:
-        """The task that the run was made with. ``given`` is what the user named, if anything.
+        """The task that the run was made with, with the grading that its answers were graded by. ``given`` is what
+        the user named, if anything.
 
         Code that a folder carries is never run unasked, for the folder may come from anyone: of a run with a task of
         one's own, the user names the file, and it must be the one that the run was made with.
@@ -217,7 +171,16 @@ class Run:
                 f"{self.path} was made with the task file of {made}: give --task FILE.py "
                 f"({self.path / TASK_FILE} is a copy, read it before you name it)"
             )
-        return load(given or made, made, owner=str(self.path))
+        task = load(given or made, made, owner=str(self.path))
+        return task.graded_by(self.grading)
+
+    @property
+    def grading(self) -> str:
+        """How the task read the answers, one of its ``gradings``."""
+        settings = self.manifest["settings"]
+        while "grading" not in settings and "input" in settings:
+            settings = settings["input"]
+        return settings.get("grading", Task.grading)
 
     @property
     def sampled(self) -> dict[str, Any]:

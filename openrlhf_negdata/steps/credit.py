@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openrlhf_negdata.rollouts.store import StepValues
+from openrlhf_negdata.records import StepValues
 from openrlhf_negdata.steps.values import Estimator, advantages
 
 CREDITS = ("advantage", "exp", "q")

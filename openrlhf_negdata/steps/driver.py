@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.rollouts.engines import Sampling, content_seed, sampling_params
+from openrlhf_negdata.records import CORRECT, content_seed
+from openrlhf_negdata.rollouts.engines import Sampling, sampling_params
 from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, Prefix, value_problem
 from openrlhf_negdata.steps.split import Segmentation, split_steps
-from openrlhf_negdata.tasks import CORRECT, Task
+from openrlhf_negdata.tasks import Task
 
 #: The file that the rollout actors load, to answer ValueJobs.
 EXECUTOR = Path(__file__).with_name("executor.py")
@@ -42,6 +43,7 @@ class ValueRun:
     max_tokens: int
     budget: Budget
     seed: int
+    grading: str = "strict"
     trust_remote_code: bool = False
 
     def seed_of(self, prompt_ids: list[int], prefix: Prefix) -> int:

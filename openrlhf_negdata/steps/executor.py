@@ -27,7 +27,7 @@ class AgentExecutor(executor.AgentExecutor):
             return await super().answer(job, llm_engine)
         run = job.run
         if self.tools is None:  # all jobs of an actor are of one task, one tokenizer and one time limit
-            task = tasks.load(run.task, run.identity)
+            task = tasks.load(run.task, run.identity).graded_by(run.grading)
             # A node may hold eight actors.
             workers = max(2, len(os.sched_getaffinity(0)) // 8)
             self.tools = load_tokenizer(run.tokenizer, run.trust_remote_code), task, Grader(task, run.timeout, workers)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scipy.special import betainc
 
-from openrlhf_negdata.tasks import CORRECT
+from openrlhf_negdata.records import CORRECT
 
 BUDGETS = ("exhaustive", "sequential")
 Prefix = tuple[int, ...]

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from openrlhf_negdata.rollouts.store import Rollout, StepValues
+from openrlhf_negdata.records import CORRECT, Rollout, StepValues
 from openrlhf_negdata.steps import estimates
-from openrlhf_negdata.tasks import CORRECT
 
 
 @dataclass(frozen=True)

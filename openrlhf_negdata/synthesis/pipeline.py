@@ -16,10 +16,9 @@ from typing import Any
 
 from openrlhf_negdata.datasets.decontaminate import HeldOut, normalised
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.rollouts.engines import content_seed
+from openrlhf_negdata.records import CORRECT, Problem, content_seed
 from openrlhf_negdata.synthesis import PLACEHOLDER
 from openrlhf_negdata.synthesis.client import GaveUp, Rejected, Reply
-from openrlhf_negdata.tasks import CORRECT, Problem
 
 KEPT = "kept"
 DROPPED = {

@@ -7,48 +7,19 @@ known by the file's content, wherever the file lies; modules that the file impor
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
-import sys
-import traceback
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
+from openrlhf_negdata import ownfile
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Graded, Problem
 from openrlhf_negdata.tasks.ends import formulas_as_words
 
-CORRECT, WRONG, TRUNCATED, NO_ANSWER, TIMED_OUT = OUTCOMES = (
-    "correct",
-    "wrong",
-    "truncated",
-    "no_answer",
-    "timed_out",
-)
-
 BUILT_IN = ("gsm8k", "math", "number_walk", "running_value", "star_graph")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question and its gold answer, perhaps with a teacher's solution."""
-
-    id: str
-    question: str
-    gold: str
-    solution: str | None = None
-
-
-@dataclass(frozen=True)
-class Graded:
-    """An outcome, and the answer that was extracted from the response (None if there was none)."""
-
-    outcome: str
-    answer: str | None
 
 
 class Task:
@@ -59,8 +30,13 @@ class Task:
     words: tuple[str, ...] | None = None
     #: Most tokens a response to a problem of a small task needs, end-of-sequence included.
     max_response_tokens: int | None = None
+    #: What a chat model is asked to do with a question, so that its answer is one that the grader reads.
+    instruction: str | None = None
     #: Whether ``grade`` may run for long or never return on some input, so that it needs a process that can be killed.
     slow_grader = False
+    #: How its grader may read an answer, the usual way first, and how it does.
+    gradings: tuple[str, ...] = ("strict",)
+    grading: str = "strict"
     #: The file that a task of one's own was loaded from, and what it held then.
     source: str | None = None
     code: bytes = b""
@@ -87,6 +63,10 @@ class Task:
     def prompt(self, question: str) -> str:
         """The text the policy sees."""
         return question
+
+    def chat_prompt(self, question: str) -> str:
+        """The user's turn of a chat template."""
+        return f"{question}\n\n{self.instruction}" if self.instruction else self.prompt(question)
 
     def step_ends(self, text: str) -> list[int]:
         """Character offsets in ``text`` where a step ends, ascending; the delimiter belongs to the step it ends. Here:
@@ -116,6 +96,16 @@ class Task:
             return Graded(NO_ANSWER, None)
         return Graded(CORRECT if self.is_right(gold, answer) else WRONG, answer)
 
+    def graded_by(self, grading: str) -> Self:
+        """The task with another way of reading answers, one of :attr:`gradings`."""
+        if grading not in self.gradings:
+            raise UserError(f"--grading {grading}: the task {self.name} has {', '.join(self.gradings)} alone")
+        if grading == self.grading:
+            return self
+        made = object.__new__(type(self))  # copy.copy would load the file of a task of one's own again
+        made.__dict__.update(self.__dict__, grading=grading)
+        return made
+
     def warm_up(self) -> None:
         """Fill the caches of ``grade``: called once in the process that a slow grader's workers are forked from."""
 
@@ -129,7 +119,11 @@ class Task:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         # A worker cannot import a file that is no module by its name: it loads the file as we did, if it is as it was.
-        return (load, (self.source, self.identity)) if self.source else super().__reduce_ex__(protocol)
+        return (_again, (self.source, self.identity, self.grading)) if self.source else super().__reduce_ex__(protocol)
+
+
+def _again(source: str, identity: str, grading: str) -> Task:
+    return load(source, identity).graded_by(grading)
 
 
 def load(name: str, identity: str | None = None, owner: str = "this run") -> Task:
@@ -152,7 +146,7 @@ def load(name: str, identity: str | None = None, owner: str = "this run") -> Tas
             f"--task {name}: {owner} was made with the task {identity}, and this file is {_digest(code)}: "
             "it was edited since, or is another"
         )
-    task = _run_file(str(Path(name).absolute()), code)
+    task = getattr(ownfile.run("task", str(Path(name).absolute()), code), "task", None)
     if not isinstance(task, Task):
         raise UserError(f"{name} defines no `task`: end it with `task = MyTask()`, a subclass of Task")
     task = copy(task)  # it may be a built-in one that the file imports
@@ -160,20 +154,5 @@ def load(name: str, identity: str | None = None, owner: str = "this run") -> Tas
     return task
 
 
-def _run_file(path: str, code: bytes) -> Any:
-    """The ``task`` of a module made of ``code``. Not by importlib, which may take a file that was edited
-    within a second for the one that it compiled before."""
-    module = ModuleType(f"negdata_task_{_digest(code).removeprefix('sha256:')}")
-    module.__file__ = path
-    sys.modules[module.__name__] = module  # dataclasses look there for the module of a class
-    try:
-        exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        where = f"{path}:{lines[-1]}" if lines else path
-        raise UserError(f"{where}: the task file cannot be run: {error!r:.300}") from error
-    return getattr(module, "task", None)
-
-
 def _digest(code: bytes) -> str:
-    return f"sha256:{hashlib.sha256(code).hexdigest()[:16]}"
+    return f"sha256:{ownfile.digest(code)}"

@@ -7,11 +7,16 @@ comma stand between are one answer that is a list.
 from __future__ import annotations
 
 import re
+import unicodedata
+from functools import cache
 from typing import NamedTuple
 
-_THINKING = re.compile(r"<(think|thinking|thought)>.*?(?:</\1>|\Z)", re.DOTALL)
+#: As R1, Magistral, Kimi and OpenThinker write it.
+_OPENS = r"(?:<|\[|◁)(?:think|thinking|thought)(?:>|\]|▷)|<\|begin_of_thought\|>"
+_CLOSES = r"(?:<|\[|◁)/(?:think|thinking|thought)(?:>|\]|▷)|<\|end_of_thought\|>"
+_THINKING = re.compile(rf"(?:{_OPENS}).*?(?:{_CLOSES}|\Z)", re.DOTALL | re.IGNORECASE)
 #: A template may have opened the block in the prompt, so that a response only ends it.
-_THOUGHT = re.compile(r"\A.*</(?:think|thinking|thought)>", re.DOTALL)
+_THOUGHT = re.compile(rf"\A.*(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _BARE = re.compile(r"\\(?:boxed|fbox)(?:\s+|(?=\d))([^\s${}\\]+)")
 _BETWEEN = re.compile(r"(?:[\s$,;&.]|\\[()\[\],;]|\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)?\s*\}|\\?\band\b|\bor\b)*")
@@ -28,6 +33,26 @@ class Box(NamedTuple):
 def without_thinking(response: str) -> str:
     """``response`` without its thinking block. One that was never closed is all that there is: nothing is left."""
     return _THOUGHT.sub("", _THINKING.sub("", response))
+
+
+def plain(text: str) -> str:
+    """``text`` with the digits, fractions and minus signs of all scripts in ASCII (``１８`` and ``١٨`` are ``18``,
+    ``2½`` is ``2 1/2``) and without characters that show nothing. Superscripts stay as they are."""
+    return re.sub(r"[^\x00-\x7f]", lambda found: _in_ascii(found[0]), text)
+
+
+@cache
+def _in_ascii(character: str) -> str:
+    kind = unicodedata.decomposition(character).partition(" ")[0]
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    if kind == "<fraction>":
+        return " " + unicodedata.normalize("NFKC", character).replace("\N{FRACTION SLASH}", "/")
+    if kind == "<wide>":
+        return unicodedata.normalize("NFKC", character)
+    if character in "\N{MINUS SIGN}\N{EN DASH}":
+        return "-"
+    return "" if unicodedata.category(character) == "Cf" else character
 
 
 def boxes(text: str) -> list[Box]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Graded, Problem, Task
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Graded, Problem
+from openrlhf_negdata.tasks import Task
 
 VALUES = 60
 ADDITIVE = [f"+{i}" for i in range(1, 13)] + [f"-{i}" for i in range(1, 13)]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Graded, Problem, Task
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Graded, Problem
+from openrlhf_negdata.tasks import Task
 
 MODULUS = 31
 REMAINDERS = 3

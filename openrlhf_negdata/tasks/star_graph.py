@@ -12,7 +12,8 @@ import random
 import re
 from collections.abc import Iterator
 
-from openrlhf_negdata.tasks import CORRECT, NO_ANSWER, WRONG, Graded, Problem, Task
+from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Graded, Problem
+from openrlhf_negdata.tasks import Task
 
 DEGREE = 2
 #: Nodes of a path, start and goal included.

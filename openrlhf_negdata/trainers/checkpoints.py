@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.trainers import processes
+from openrlhf_negdata.trainers.processes import from_rank_0
 
 #: What OpenRLHF puts into a checkpoint once it is written (DeepspeedStrategy.CKPT_METRIC_FILENAME).
 METRIC_FILE = "metric.json"
@@ -32,16 +34,7 @@ def check(path: Path) -> None:
 def load(args: Any, strategy: Any, model: Any) -> int:
     """Go on from the last checkpoint, if a run with equal settings left one; returns the samples it had consumed."""
     path = Path(args.ckpt.path)
-    if not (path / "settings.json").is_file():
-        return 0
-    made = json.loads((path / "settings.json").read_text(encoding="utf-8"))
-    for key, value in _settings(args).items():
-        if made.get(key) != value:
-            raise UserError(
-                f"{path} holds checkpoints made with {key} = {made.get(key)!r}, not {value!r}: give another "
-                "--ckpt.path, or remove that folder"
-            )
-    tag = last(path)
+    tag = from_rank_0(lambda: _resumable(path, _settings(args)))
     if tag is None:
         return 0
     _, states = strategy.load_ckpt(model.model, str(path), tag)
@@ -50,9 +43,23 @@ def load(args: Any, strategy: Any, model: Any) -> int:
     return consumed
 
 
+def _resumable(path: Path, settings: dict[str, Any]) -> str | None:
+    """The checkpoint in ``path`` that a run with these settings goes on from; raises where they are another's."""
+    if not (path / "settings.json").is_file():
+        return None
+    made = json.loads((path / "settings.json").read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        if made.get(key) != value:
+            raise UserError(
+                f"{path} holds checkpoints made with {key} = {made.get(key)!r}, not {value!r}: give another "
+                "--ckpt.path, or remove that folder"
+            )
+    return last(path)
+
+
 def _settings(args: Any) -> dict[str, Any]:
     """What a run must share with the checkpoints it goes on from: they are sharded over its processes."""
-    return args.settings | {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
+    return args.settings | {"processes": processes.count()}
 
 
 def last(path: Path) -> str | None:
@@ -68,17 +75,20 @@ def last(path: Path) -> str | None:
     return max(whole, key=lambda folder: folder.stat().st_mtime).name if whole else None
 
 
-def claim(args: Any, strategy: Any) -> None:
+def claim(args: Any) -> None:
     """Mark the checkpoint folder as this run's, so that a run with other settings does not go on from it, and remove
     what a killed save left there: it is newer than the last whole checkpoint, so that OpenRLHF would drop that to make
     room for the next one (utils/deepspeed/deepspeed.py:726)."""
-    if args.ckpt.save_steps > 0 and strategy.is_rank_0():
-        path = Path(args.ckpt.path)
-        path.mkdir(parents=True, exist_ok=True)
-        kept = last(path)
-        for folder in path.iterdir():
-            if folder.is_dir() and folder.name != kept and not (folder / METRIC_FILE).is_file():
-                shutil.rmtree(folder)
-        temporary = path / f".settings.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(_settings(args), indent=2), encoding="utf-8")
-        os.replace(temporary, path / "settings.json")
+    if args.ckpt.save_steps > 0:
+        from_rank_0(lambda: _claim(Path(args.ckpt.path), _settings(args)))
+
+
+def _claim(path: Path, settings: dict[str, Any]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    kept = last(path)
+    for folder in path.iterdir():
+        if folder.is_dir() and folder.name != kept and not (folder / METRIC_FILE).is_file():
+            shutil.rmtree(folder)
+    temporary = path / f".settings.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    os.replace(temporary, path / "settings.json")

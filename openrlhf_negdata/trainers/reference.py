@@ -7,8 +7,9 @@ model and its number type, so a file may hold those of many sets and models, and
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from openrlhf_negdata.datasets.tokens import Pair
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import locked
+from openrlhf_negdata.trainers.processes import from_rank_0
 from openrlhf_negdata.trainers.updates import PairUpdates, sides
 
 #: Pairs between two writes of the file.
@@ -35,43 +37,34 @@ class Reference:
     def __init__(self, path: Path, revision: str, dtype: str) -> None:
         """Rank 0 reads the file for all processes: others might see another run's write, or have another disk."""
         self.path, self.model = path, f"{revision} {dtype}"
-        self.lock = path.with_name(f"{path.name}.lock")
-        self.known: dict[str, tuple[float, float]] = {}
-        read: list[Any] = [None]
-        if torch.distributed.get_rank() == 0:
-            try:
-                read = [_read(path)]
-            except UserError as error:
-                read = [error]
-        torch.distributed.broadcast_object_list(read, src=0)
-        if isinstance(read[0], UserError):
-            raise read[0]
-        self.known = read[0]
+        self.lock = lock_of(path)
+        self.known = from_rank_0(lambda: _read(path))
 
     def key(self, pair: Pair) -> str:
         return hashlib.sha256(repr((self.model, pair.prompt, pair.chosen, pair.rejected)).encode()).hexdigest()
 
-    def missing(self, pairs: Sequence[Pair]) -> list[Pair]:
-        return [pair for pair in pairs if self.key(pair) not in self.known]
+    def missing(self, pairs: Iterable[Pair]) -> list[int]:
+        """The places among ``pairs`` of those that are not known."""
+        return [place for place, pair in enumerate(pairs) if self.key(pair) not in self.known]
 
-    def of(self, pairs: Sequence[Pair]) -> list[tuple[float, float]]:
+    def of(self, pairs: Iterable[Pair]) -> list[tuple[float, float]]:
         """Those of the chosen and the rejected side of each pair; all must be known."""
         return [self.known[self.key(pair)] for pair in pairs]
 
     def add(self, model: Any, updates: PairUpdates, separate: bool) -> None:
-        """Compute those of ``updates``' pairs under ``model``, in all processes together; the file has them from every
-        PAIRS_A_WRITE on, so that a kill costs no more."""
+        """Compute those of ``updates``' pairs under ``model``, in all processes together; the file has them after
+        every PAIRS_A_WRITE, or every twentieth of all where that is more, so that a kill costs no more."""
         found: dict[str, tuple[float, float]] = {}
-        updates_a_write = -(-PAIRS_A_WRITE // updates.batch_size)
+        updates_a_write = math.ceil(max(PAIRS_A_WRITE, len(updates.items) / 20) / updates.batch_size)
         device = next(model.parameters()).device
         model.eval()
-        with torch.no_grad(), tqdm(total=len(updates.pairs), desc="reference", disable=updates.rank != 0) as bar:
-            for number, micro_batches in enumerate(updates.once(), start=1):
-                for rows in micro_batches:
+        with torch.no_grad(), tqdm(total=len(updates.items), desc="reference", disable=updates.rank != 0) as bar:
+            for number, items in enumerate(updates.once(), start=1):
+                for rows in updates.share(items):
                     sums = sides(model, rows, device, separate)[0].view(-1, 2).tolist()
                     pairs = [pair for row in rows for pair in row]
                     found |= {self.key(pair): (both[0], both[1]) for pair, both in zip(pairs, sums, strict=True)}
-                bar.update(min(updates.batch_size, bar.total - bar.n))
+                bar.update(len(items))
                 if number % updates_a_write == 0:
                     self._share(found)
                     found = {}
@@ -83,9 +76,7 @@ class Reference:
         torch.distributed.all_gather_object(gathered, found)
         for some in gathered:
             self.known |= some
-        if torch.distributed.get_rank() == 0:
-            self._merge()
-        torch.distributed.barrier()
+        from_rank_0(self._merge)
 
     def _merge(self) -> None:
         """Write the file, with what other runs have put there since it was read."""
@@ -95,6 +86,11 @@ class Reference:
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
             pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
             os.replace(temporary, self.path)
+
+
+def lock_of(path: Path) -> Path:
+    """Held while the file is written; it is empty, and stays beside a file that runs share."""
+    return path.with_name(f".{path.name.removeprefix('.')}.lock")
 
 
 def _read(path: Path) -> dict[str, tuple[float, float]]:

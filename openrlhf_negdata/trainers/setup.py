@@ -1,34 +1,31 @@
-"""What our trainers share with OpenRLHF's own command lines: flags, models, the schedule, and an output that appears
-whole."""
+"""What our trainers share with OpenRLHF's own command lines: flags, rows, models and the schedule."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import itertools
-import json
 import math
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata import cpu, host, models
 from openrlhf_negdata.errors import ENDS, UserError, end
-from openrlhf_negdata.files import only_writer, read_jsonl
+from openrlhf_negdata.files import read_jsonl
 from openrlhf_negdata.help import HelpFormatter
-from openrlhf_negdata.trainers import checkpoints
+from openrlhf_negdata.trainers import checkpoints, outputs, processes
 
 _FLAG = "store_true"
 
 
-def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The parser of the command line ``name``, with the flags of :func:`add_flags`."""
+def make_parser(name: str, doc: str | None, lr: float, epochs: int) -> argparse.ArgumentParser:
+    """The parser of the command line ``name``, with the flags of :func:`add_flags`, and OpenRLHF's defaults of its
+    learning rate and epochs."""
     parser = argparse.ArgumentParser(
         prog=name,
         usage=f"{name} --model.model_name_or_path MODEL --data.dataset ROWS --ckpt.output_dir OUT [flags]",
@@ -36,7 +33,7 @@ def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    add_flags(parser)
+    add_flags(parser, lr, epochs)
     return parser
 
 
@@ -44,29 +41,44 @@ def add_row_flags(parser: argparse.ArgumentParser) -> None:
     """OpenRLHF 0.11.2's flags of trainers whose micro-batches are rows of one sequence each."""
     a = parser.add_argument
     a("--model.aux_loss_coef", type=float, default=0, help="weight of the MoE balancing loss")
-    a("--data.dataloader_num_workers", type=int, default=0, help="loader processes")
-    a("--train.micro_batch_size", type=int, default=8, help="rows a process and forward pass")
+    a(
+        "--train.micro_batch_size",
+        type=int,
+        default=8,
+        help="rows a process and forward pass: decides memory and speed, never the loss",
+    )
     a("--ds.packing_samples", action=_FLAG, help="pack rows without padding (flash-attn, CUDA)")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """OpenRLHF 0.11.2's flags for data, model, optimizer, DeepSpeed, checkpoints and logs, with its defaults."""
+def add_flags(parser: argparse.ArgumentParser, lr: float, epochs: int) -> None:
+    """OpenRLHF 0.11.2's flags for data, model, optimizer, DeepSpeed, checkpoints and logs, with its defaults but for
+    those whose help says otherwise."""
     a = parser.add_argument
     a("--model.model_name_or_path", required=True, help="model folder to start from")
     a("--model.trust_remote_code", action=_FLAG, help="run Python code that the model folder carries")
     a("--model.gradient_checkpointing_enable", action=_FLAG, help="trade compute for memory")
     a("--model.gradient_checkpointing_reentrant", action=_FLAG, help="use re-entrant checkpointing")
     a("--data.dataset", required=True, help="training set: .jsonl files of `negdata build`, comma-separated")
-    a("--data.max_len", type=int, default=2048, help="longest row in tokens; longer ones are dropped and counted")
-    a("--data.max_samples", type=int, default=sys.maxsize, help="use the first this many rows")
+    a(
+        "--data.max_len",
+        type=int,
+        default=2048,
+        help="longest row in tokens; longer ones are dropped and counted (OpenRLHF's DPO: 512, and cuts them)",
+    )
+    a(
+        "--data.max_samples",
+        type=int,
+        default=sys.maxsize,
+        help="use the first this many rows; OpenRLHF leaves out what is beyond a million",
+    )
     a("--eval.dataset", default=None, help="held-out rows of the same kind, .jsonl files, comma-separated")
-    a("--eval.steps", type=int, default=-1, help="updates between their evaluations; -1: once an epoch")
+    a("--eval.steps", type=int, default=-1, help="updates between their evaluations, -1: an epoch's; the last has one")
     a("--train.batch_size", type=int, default=128, help="rows an update, over all processes")
-    a("--train.max_epochs", type=int, default=1, help="passes over the training set")
+    a("--train.max_epochs", type=int, default=epochs, help="passes over the training set")
     a("--train.seed", type=int, default=42, help="order of the rows, dropout")
     a("--train.full_determinism_enable", action=_FLAG, help="ask torch for deterministic kernels")
     a("--optim", choices=["adam", "muon"], default="adam", help="optimizer")
-    a("--adam.lr", type=float, default=1e-6, help="peak learning rate")
+    a("--adam.lr", type=float, default=lr, help="peak learning rate")
     a("--adam.betas", type=float, nargs=2, default=(0.9, 0.95), help="Adam betas")
     a("--adam.eps", type=float, default=1e-8, help="Adam epsilon")
     a("--adam.weight_decay", type=float, default=0.0, help="decoupled weight decay")
@@ -105,6 +117,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--ckpt.path", default=None, help="folder of resumable checkpoints (default: .<output_dir>.ckpt beside it)")
     a("--ckpt.save_steps", type=int, default=-1, help="updates between checkpoints; -1: none")
     a(
+        "--ckpt.save_hf",
+        action=_FLAG,
+        help="with each checkpoint, the model as it is then: in OUT.models/global_stepN, which stays",
+    )
+    a(
+        "--ckpt.keep_best",
+        action=_FLAG,
+        help="keep the model that does best on --eval.dataset, in OUT.models/best_global_stepN: step DPO by the "
+        "margin, others by the loss",
+    )
+    a(
         "--ckpt.max_num",
         type=int,
         default=3,
@@ -121,58 +144,93 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     a("--local_rank", type=int, default=-1, help="set by the DeepSpeed launcher")
 
 
-def run(parser: argparse.ArgumentParser, train: Callable[[Any], None], attention: str = "flash_attention_2") -> int:
-    """Parse the command line, check its inputs, and train unless the output is there already. Returns the exit
-    status. ``attention``: what transformers uses on CUDA unless told otherwise."""
+def run(
+    parser: argparse.ArgumentParser, train: Callable[[Any, Any], None], attention: str = "flash_attention_2"
+) -> int:
+    """Parse the command line, check its inputs, and ``train(args, strategy)`` unless the output is there already.
+    Returns the exit status. ``attention``: what transformers uses on CUDA unless told otherwise."""
     flat = parser.parse_args()
     flags = vars(flat)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        for path in ",".join(filter(None, (flags["data.dataset"], flags["eval.dataset"]))).split(","):
-            if not Path(path).is_file():
-                raise UserError(f"no such file: {path}")
-        model = models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
-        settings = _settings(flags, model)
-        output = Path(flags["ckpt.output_dir"])
-        _check(flags, output)
-        if already_trained(output, settings):
-            print(f"{output} is trained already")
+        _check(flags)
+        alone = processes.count() == 1
+        # Before anything heavy is imported. Several processes must meet first: one of them tells the others.
+        settings = outputs.claim(flags) if alone else None
+        if alone and settings is None:
             return 0
-        if os.environ.get("WORLD_SIZE", "1") == "1":
-            only_writer(output.with_name(f".{output.name}.lock"))
-            if already_trained(output, settings):
-                return 0
         host.check_release()
         cpu.setup()
         from openrlhf.utils.config import hierarchize
 
         args = hierarchize(flat)
-        args.settings = settings
-        args.ckpt.path = args.ckpt.path or str(checkpoints.folder_of(output))
+        args.ckpt.path = args.ckpt.path or str(checkpoints.folder_of(Path(args.ckpt.output_dir)))
         if args.ds.attn_implementation is None:
             args.ds.attn_implementation = "sdpa" if cpu.without_cuda() else attention
-        train(args)
+        strategy = _strategy(args)
+        args.settings = settings if alone else processes.from_rank_0(lambda: outputs.claim(flags))
+        if args.settings is not None:
+            train(args, strategy)
     except ENDS as error:
-        if os.environ.get("RANK", "0") != "0":
-            # Every process sees the user's mistake; the launcher ends the others when the first has said so.
+        if processes.rank():
+            # Rank 0 sees the user's mistake too; the launcher ends the others when it has said so.
             time.sleep(5)
+            if getattr(error, "told", False):
+                return 2
         return end(parser.prog, error)
     return 0
 
 
-def _check(flags: dict[str, Any], output: Path) -> None:
+def _strategy(args: Any) -> Any:
+    """OpenRLHF's strategy, its processes met.
+
+    DeepSpeed is told of as many micro-batches an update as a process may make, one a row. Their number is another
+    from update to update, and Loop says which is the last. It must not be told of one alone: with the optimizer
+    offloaded it then keeps the gradients of the last one only (runtime/zero/stage_1_and_2.py:1576).
+    """
+    from openrlhf.utils import get_strategy
+
+    strategy = get_strategy(args)
+    strategy.micro_train_batch_size = 1
+    strategy.train_batch_size = args.train.batch_size * processes.count()
+    strategy.setup_distributed()
+    return strategy
+
+
+def _check(flags: dict[str, Any]) -> None:
     """Raise for what would otherwise end in a traceback, perhaps after hours."""
+    for path in ",".join(filter(None, (flags["data.dataset"], flags["eval.dataset"]))).split(","):
+        if not Path(path).is_file():
+            raise UserError(f"no such file: {path}")
+    models.check_model(flags["model.model_name_or_path"], flags["model.trust_remote_code"])
+    _check_numbers(flags)
+    _check_host(flags)
+    output = Path(flags["ckpt.output_dir"])
+    for flag in ("ckpt.path", "logger.tensorboard_dir"):
+        if flags[flag] and Path(flags[flag]).resolve().is_relative_to(output.resolve()):
+            raise UserError(f"--{flag} {flags[flag]} is inside --ckpt.output_dir, which is written last and whole")
+    if flags["ckpt.save_hf"] and flags["ckpt.save_steps"] == -1:
+        raise UserError("--ckpt.save_hf saves with each checkpoint: give --ckpt.save_steps too")
+    if flags["ckpt.keep_best"] and not flags["eval.dataset"]:
+        raise UserError("--ckpt.keep_best needs --eval.dataset, the held-out rows that say which model is the best")
+
+
+def _check_numbers(flags: dict[str, Any]) -> None:
     counts = ("batch_size", "micro_batch_size", "max_tokens_per_gpu", "max_pairs_per_problem", "max_epochs")
     for flag in (*(f"train.{name}" for name in counts), "logger.logging_steps"):
         if flag in flags and flags[flag] < 1:
             raise UserError(f"--{flag} must be at least 1, not {flags[flag]}")
-    if flags["ckpt.save_steps"] < 1 and flags["ckpt.save_steps"] != -1:
-        raise UserError(f"--ckpt.save_steps must be at least 1, or -1 for none, not {flags['ckpt.save_steps']}")
-    batch, micro = flags["train.batch_size"], flags.get("train.micro_batch_size", 1)
+    for flag, never in (("ckpt.save_steps", "none"), ("eval.steps", "once an epoch")):
+        if flags[flag] < 1 and flags[flag] != -1:
+            raise UserError(f"--{flag} must be at least 1, or -1 for {never}, not {flags[flag]}")
     if flags["ckpt.max_num"] < 2:
         raise UserError(
             "--ckpt.max_num must be at least 2: a kill while the only checkpoint is replaced would lose it"
         )
+
+
+def _check_host(flags: dict[str, Any]) -> None:
+    """What OpenRLHF and DeepSpeed do not do, or not here."""
     for flag in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
         if flags[flag] != 1:
             raise UserError(
@@ -187,59 +245,27 @@ def _check(flags: dict[str, Any], output: Path) -> None:
         raise UserError("--logger.wandb.key needs wandb: pip install wandb")
     if flags["ds.adam_offload"] and flags["ds.zero_stage"] == 0:
         raise UserError("--ds.adam_offload needs --ds.zero_stage 1 or more: DeepSpeed ignores it at stage 0")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if batch % (micro * processes):
-        raise UserError(
-            f"--train.batch_size {batch} is no multiple of --train.micro_batch_size {micro} x {processes} process(es)"
-        )
-    for flag in ("ckpt.path", "logger.tensorboard_dir"):
-        if flags[flag] and Path(flags[flag]).resolve().is_relative_to(output.resolve()):
-            raise UserError(f"--{flag} {flags[flag]} is inside --ckpt.output_dir, which is written last and whole")
-    checkpoints.check(Path(flags["ckpt.path"] or checkpoints.folder_of(output)))
-
-
-def _settings(flags: dict[str, Any], model: Path) -> dict[str, Any]:
-    """What decides the trained weights: every flag but places and logs, and the content of what the paths point at."""
-    places = ("ckpt.", "logger.", "local_rank", "data.dataloader_num_workers", "ref.log_probs", "eval.", "ds.ring")
-    settings = {key: value for key, value in flags.items() if not key.startswith(places)}
-    digest = hashlib.sha256()
-    for path in flags["data.dataset"].split(","):
-        digest.update(Path(path).read_bytes())
-    settings["data.dataset"] = digest.hexdigest()[:16]
-    settings["model.model_name_or_path"] = models.revision(model)
-    if settings.get("ref.model_name_or_path"):
-        ref = models.check_model(settings["ref.model_name_or_path"], flags["model.trust_remote_code"])
-        settings["ref.model_name_or_path"] = models.revision(ref)
-    return json.loads(json.dumps(settings))
-
-
-def already_trained(output: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``output`` holds a model trained with these settings; a model trained with others is an error."""
-    if not (output / "training.json").is_file():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(f"{output} is in the way: it holds something this command did not make")
-        return False
-    made = json.loads((output / "training.json").read_text(encoding="utf-8"))
-    for key in sorted({*made, *settings}):
-        if made.get(key) != settings.get(key):
+    if flags.get("ref.offload"):
+        if not flags["ref.model_name_or_path"]:
+            raise UserError("--ref.offload needs --ref.model_name_or_path: else no second model is loaded")
+        if flags["ds.zero_stage"] != 3:
             raise UserError(
-                f"{output} was trained with {key} = {made.get(key)!r}, not {settings.get(key)!r}: "
-                "give another --ckpt.output_dir, or remove that folder"
+                "--ref.offload needs --ds.zero_stage 3: DeepSpeed moves parameters to the host there alone"
             )
-    return True
 
 
-def read_rows(paths: str, fields: tuple[str, ...], model: Any, weights: bool = False) -> list[dict[str, Any]]:
-    """The token ids of a set, of files separated by commas: ``fields`` of every row, each a list of ids that
+def read_rows(paths: str, fields: tuple[str, ...], model: Any, weights: bool = False) -> Iterator[dict[str, Any]]:
+    """The token ids of a set, of files separated by commas, lazily: ``fields`` of every row, each a list of ids that
     ``model`` knows; its ``problem`` and ``weight``, if it has them; and with ``weights`` its ``step_ends`` and
     ``weights``, which another trainer must not pass over."""
     known = model.model.get_input_embeddings().num_embeddings
 
     def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
         for field in fields:
-            if not isinstance(row[field], list) or not all(isinstance(token, int) for token in row[field]):
+            # By its type: to isinstance, true is an integer.
+            if not isinstance(row[field], list) or not {*map(type, row[field])} <= {int}:
                 raise ValueError(f"{field} is not a list of token ids (build the set with --tokenizer)")
-            if any(not 0 <= token < known for token in row[field]):
+            if row[field] and not 0 <= min(row[field]) <= max(row[field]) < known:
                 raise ValueError(f"{field} has ids that are none of the model's {known}: built for another model?")
         if not weights and "weights" in row:
             raise ValueError("it has weights: train on it with openrlhf_negdata.cli.train_advantage_weighted")
@@ -250,15 +276,15 @@ def read_rows(paths: str, fields: tuple[str, ...], model: Any, weights: bool = F
         optional = tuple(field for field in ("problem", "weight") if field in row)
         return {field: row[field] for field in (*fields, *optional, *(("step_ends", "weights") if weights else ()))}
 
-    return list(itertools.chain.from_iterable(read_jsonl(file, parse) for file in paths.split(",")))
+    return itertools.chain.from_iterable(read_jsonl(file, parse) for file in paths.split(","))
 
 
 def _check_weights(ends: Any, weights: Any, tokens: int) -> None:
     if not isinstance(ends, list) or not isinstance(weights, list) or len(ends) != len(weights):
         raise ValueError("step_ends and weights are not two lists of one length")
-    if ends != sorted(set(ends)) or (ends and (ends[0] < 1 or ends[-1] != tokens)):
+    if not {*map(type, ends)} <= {int} or ends != sorted(set(ends)) or (ends and (ends[0] < 1 or ends[-1] != tokens)):
         raise ValueError(f"step_ends {ends} do not rise to the {tokens} tokens of the response")
-    if not all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights):
+    if not all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights):
         raise ValueError("weights are not all finite numbers")
 
 
@@ -285,24 +311,9 @@ def load_actor(args: Any, strategy: Any, name: str, for_training: bool) -> Any:
         actor.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": args.model.gradient_checkpointing_reentrant}
         )
+    # What OpenRLHF's strategy looks up when it prepares a model that is not trained (cli/train_dpo.py:52).
+    actor._offload = not for_training and args.ref.offload
     return actor
-
-
-def make_loader(args: Any, strategy: Any, path: str, dataset: Any, for_training: bool = True) -> Any:
-    """The loader of a set, shuffled for training; raises if that does not hold one whole update."""
-    loader = strategy.setup_dataloader(
-        dataset,
-        args.train.micro_batch_size,
-        not cpu.without_cuda(),
-        for_training,
-        dataset.collate_fn,
-        drop_last=for_training,
-        num_workers=args.data.dataloader_num_workers,
-    )
-    if for_training and len(loader) * args.train.max_epochs < strategy.accumulated_gradient:
-        raise UserError(f"{len(dataset)} rows are less than one update of --train.batch_size {args.train.batch_size}")
-    strategy.print(f"{path}: {len(dataset)} rows kept, dropped: {dict(dataset.dropped) or 'none'}")
-    return loader
 
 
 def optimizer_config(args: Any, updates: int) -> dict[str, Any]:
@@ -341,20 +352,3 @@ def prepare(args: Any, strategy: Any, model: Any, updates: int) -> Any:
             if "step" in state:
                 state["step"] = 0
     return model, optimizer, scheduler
-
-
-def save(args: Any, strategy: Any, model: Any, tokenizer: Any) -> None:
-    """Write the trained model to ``--ckpt.output_dir`` in one atomic step, then drop its checkpoints."""
-    output = Path(args.ckpt.output_dir)
-    temporary = output.with_name(f".{output.name}.tmp")
-    if strategy.is_rank_0():
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    strategy.save_model(model, tokenizer, str(temporary))
-    if strategy.is_rank_0():
-        (temporary / "training.json").write_text(json.dumps(args.settings, indent=2) + "\n", encoding="utf-8")
-        if output.exists():
-            output.rmdir()
-        os.replace(temporary, output)
-        if (Path(args.ckpt.path) / "settings.json").is_file():
-            shutil.rmtree(args.ckpt.path)

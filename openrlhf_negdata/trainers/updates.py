@@ -1,20 +1,25 @@
-"""The updates of step DPO: which pairs each is made of, and how they are spread over processes and micro-batches."""
+"""The updates of a run: which rows or pairs each is made of, and how they are spread over processes and micro-batches.
+
+An update holds ``batch_size`` of them, whatever they are cut into: the loss of an update is a mean over all of it, so
+micro-batches and processes decide memory and speed alone.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from openrlhf_negdata.datasets.tokens import Pair
 from openrlhf_negdata.trainers import packing
 
-#: What a process computes at once: the rows of a batch, and the pairs whose distinct tokens make up a row.
+Item = TypeVar("Item")
+#: What a process computes at once of pairs: the rows of a batch, and the pairs whose distinct tokens make up a row.
 MicroBatch = list[list[Pair]]
 
 
@@ -25,14 +30,75 @@ class Part(NamedTuple):
     pairs: list[Pair]
 
 
-class PairUpdates:
-    """The updates of a run, and what one of ``ranks`` processes computes for each: some micro-batches, as many in
-    every process, each of at most ``budget`` tokens.
+class Updates(Generic[Item]):
+    """The updates of a run of ``epochs`` over ``items``, and what one of ``ranks`` processes computes for each.
+
+    An update may span two epochs; one that the last epoch leaves incomplete is not made. Everything is decided by
+    ``seed``, so that an update is the same whatever came before it.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], batch_size: int, epochs: int, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.items, self.batch_size, self.epochs, self.seed = items, batch_size, epochs, seed
+        self.rank, self.ranks = rank, ranks
+
+    def __len__(self) -> int:
+        return len(self.items) * self.epochs // self.batch_size
+
+    def after(self, done: int) -> Iterator[list[Item]]:
+        """The items of the updates but for the first ``done``, those of all processes."""
+        epoch, skipped = divmod(done * self.batch_size, len(self.items))
+        epochs = itertools.chain.from_iterable(self._shuffled(number) for number in range(epoch, self.epochs))
+        order = itertools.islice(epochs, skipped, None)
+        for _ in range(len(self) - done):
+            yield [self.items[number] for number in itertools.islice(order, self.batch_size)]
+
+    def once(self) -> Iterator[list[Item]]:
+        """All items once, so many at a time as an update has."""
+        order = iter(self._in_order())
+        while some := [self.items[number] for number in itertools.islice(order, self.batch_size)]:
+            yield some
+
+    def share(self, items: list[Item]) -> list[Any]:
+        """This process's micro-batches of these ``items``: as many in every process, by fillers, so that all are in
+        step."""
+        raise NotImplementedError
+
+    def _in_order(self) -> Iterable[int]:
+        return range(len(self.items))
+
+    def _shuffled(self, epoch: int) -> Iterable[int]:
+        """The numbers of the items in the order of this epoch."""
+        raise NotImplementedError
+
+
+class RowUpdates(Updates[int]):
+    """Updates of rows, each a sequence of its own, known by their numbers: micro-batches of at most ``micro`` rows. A
+    filler is an empty one. On one process the order is that of OpenRLHF's sampler (utils/distributed_sampler.py)."""
+
+    def __init__(
+        self, rows: int, batch_size: int, epochs: int, seed: int, micro: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        super().__init__(range(rows), batch_size, epochs, seed, rank, ranks)
+        self.micro = micro
+
+    def share(self, items: list[int]) -> list[list[int]]:
+        mine = items[self.rank :: self.ranks]
+        most = math.ceil(len(items) / self.ranks)
+        return [mine[start : start + self.micro] for start in range(0, most, self.micro)]
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        drawn = torch.Generator().manual_seed(self.seed + epoch)
+        return torch.randperm(len(self.items), generator=drawn).tolist()
+
+
+class PairUpdates(Updates[Pair]):
+    """Updates of pairs: micro-batches of at most ``budget`` tokens.
 
     The pairs of a problem share their question and often much of an answer, so they stay together: an epoch shuffles
     the problems, not the pairs. The pairs of a problem of more than ``per_problem`` are cut into runs of at most so
-    many, which are spread evenly over the epoch. An update may span two epochs; one that the last epoch leaves
-    incomplete is not made. Everything is decided by ``seed``, so that an update is the same whatever came before it.
+    many, which are spread evenly over the epoch.
     """
 
     def __init__(
@@ -48,35 +114,16 @@ class PairUpdates:
         per_problem: int = 8,
     ) -> None:
         """``separate``: the two sides of each pair take two rows, with nothing shared."""
-        self.pairs, self.batch_size, self.epochs, self.seed = pairs, batch_size, epochs, seed
-        self.budget, self.separate, self.rank, self.ranks = budget, separate, rank, ranks
-        self.per_problem = per_problem
-        problems: dict[Any, list[Pair]] = {}
-        for pair in pairs:
-            problems.setdefault(pair.problem, []).append(pair)
+        super().__init__(pairs, batch_size, epochs, seed, rank, ranks)
+        self.budget, self.separate, self.per_problem = budget, separate, per_problem
+        problems: dict[Any, list[int]] = {}
+        for number, pair in enumerate(pairs):
+            problems.setdefault(pair.problem, []).append(number)
         self.problems = list(problems.values())
 
-    def __len__(self) -> int:
-        return len(self.pairs) * self.epochs // self.batch_size
-
-    def after(self, done: int) -> Iterator[list[MicroBatch]]:
-        """The updates but for the first ``done``."""
-        epoch, skipped = divmod(done * self.batch_size, len(self.pairs))
-        epochs = itertools.chain.from_iterable(self._shuffled(number) for number in range(epoch, self.epochs))
-        order = itertools.islice(epochs, skipped, None)
-        for _ in range(len(self) - done):
-            yield self.share(list(itertools.islice(order, self.batch_size)))
-
-    def once(self) -> Iterator[list[MicroBatch]]:
-        """All pairs once, so many at a time as an update has, problem by problem: what they share is computed once."""
-        pairs = list(itertools.chain.from_iterable(self.problems))
-        for start in range(0, len(pairs), self.batch_size):
-            yield self.share(pairs[start : start + self.batch_size])
-
-    def share(self, pairs: Sequence[Pair]) -> list[MicroBatch]:
-        """This process's micro-batches of an update of these ``pairs``."""
+    def share(self, items: list[Pair]) -> list[MicroBatch]:
         groups: dict[Any, list[Pair]] = {}
-        for pair in pairs:
+        for pair in items:
             groups.setdefault(pair.problem, []).append(pair)
         parts = self._evened([part for group in groups.values() for part in self._fitting(group)])
         plans = [
@@ -111,7 +158,7 @@ class PairUpdates:
             largest = max((part for part in parts if len(part.pairs) > 1), key=_size, default=None)
             if largest is None:
                 break
-            halves = [self._part(half) for half in _cut(largest.pairs, 2)]
+            halves = [self._part(half) for half in _cut(largest.pairs, 2, Pair.sequences)]
             parts = [part for part in parts if part is not largest] + halves
             if (heaviest := self._heaviest(parts)) < least:
                 best, least = parts, heaviest
@@ -125,35 +172,42 @@ class PairUpdates:
         part = self._part(pairs)
         if len(pairs) == 1 or (part.size <= self.budget and not self.separate):
             return [part]
-        return [part for half in _cut(pairs, 2) for part in self._fitting(half)]
+        return [part for half in _cut(pairs, 2, Pair.sequences) for part in self._fitting(half)]
 
     def _part(self, pairs: list[Pair]) -> Part:
         sides = [side for pair in pairs for side in pair.sequences()]
         return Part(2 * max(map(len, sides)) if self.separate else len(packing.Trie.of(sides).ids), pairs)
 
-    def _shuffled(self, epoch: int) -> list[Pair]:
+    def _in_order(self) -> list[int]:
+        """Problem by problem: what a problem's pairs share is computed once."""
+        return list(itertools.chain.from_iterable(self.problems))
+
+    def _shuffled(self, epoch: int) -> list[int]:
         """The pairs in the order of this epoch: of a problem's n runs one lies in each n-th of it, all at the same
         place in theirs."""
         draw = random.Random(f"{self.seed} {epoch}")
         problems = list(self.problems)
         draw.shuffle(problems)
-        placed: list[tuple[float, list[Pair]]] = []
+        placed: list[tuple[float, list[int]]] = []
         for rank, problem in enumerate(problems):
-            runs = _cut(problem, math.ceil(len(problem) / self.per_problem))
+            runs = _cut(problem, math.ceil(len(problem) / self.per_problem), self._sequences)
             draw.shuffle(runs)
             placed += [((number + rank / len(problems)) / len(runs), run) for number, run in enumerate(runs)]
         placed.sort(key=lambda run: run[0])
         return [pair for _, run in placed for pair in run]
+
+    def _sequences(self, number: int) -> tuple[list[int], list[int]]:
+        return self.items[number].sequences()
 
 
 def _size(part: Part) -> int:
     return part.size
 
 
-def _cut(pairs: list[Pair], count: int) -> list[list[Pair]]:
+def _cut(pairs: list[Item], count: int, sequences: Callable[[Item], Any]) -> list[list[Item]]:
     """The pairs in ``count`` parts, their numbers equal but for one; those that share most are next to each other."""
     if count > 1:
-        pairs = sorted(pairs, key=Pair.sequences)
+        pairs = sorted(pairs, key=sequences)
     return [pairs[len(pairs) * n // count : len(pairs) * (n + 1) // count] for n in range(count)]
 
 

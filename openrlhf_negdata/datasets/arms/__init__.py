@@ -7,12 +7,13 @@ An arm is a dataclass, a subclass of :class:`openrlhf_negdata.datasets.rows.Arm`
 
 from __future__ import annotations
 
+import ast
 import importlib
-import importlib.util
 import pkgutil
-import sys
+import re
 from pathlib import Path
 
+from openrlhf_negdata import ownfile
 from openrlhf_negdata.datasets.rows import Arm
 from openrlhf_negdata.errors import UserError
 
@@ -20,6 +21,13 @@ from openrlhf_negdata.errors import UserError
 def names() -> list[str]:
     """The built-in arms."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def about(name: str) -> str:
+    """What a built-in arm is, in one line: what its file says first, which is read and not run."""
+    code = Path(__file__).with_name(f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+    told = " ".join((ast.get_docstring(ast.parse(code)) or "").split()).partition("``: ")[2]
+    return re.split(r"[.;:] | \(|\.\Z", told)[0]
 
 
 def load(name: str) -> type[Arm]:
@@ -30,13 +38,7 @@ def load(name: str) -> type[Arm]:
         return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").arm
     if not Path(name).is_file():
         raise UserError(f"no such arm file: {name}")
-    spec = importlib.util.spec_from_file_location("negdata_arm", name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look it up
-    spec.loader.exec_module(module)
-    arm = getattr(module, "arm", None)
+    arm = getattr(ownfile.run("arm", str(Path(name).absolute()), Path(name).read_bytes()), "arm", None)
     if not (isinstance(arm, type) and issubclass(arm, Arm)):
         raise UserError(f"{name} defines no `arm`: end it with `arm = MyArm`, a subclass of Arm")
     return arm

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn_in_order, sft_row
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.records import StepValues, Trace
 from openrlhf_negdata.steps.credit import credit, spread
 
 NORMALISE = ("none", "answer", "set")

@@ -9,7 +9,7 @@ from typing import ClassVar
 from openrlhf_negdata.datasets.pits import AtPits, Side
 from openrlhf_negdata.datasets.rows import Answered, source
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.store import Trace
+from openrlhf_negdata.records import Trace
 
 
 @dataclass

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, distinct, drawn, no_pair, pair_row
-from openrlhf_negdata.rollouts.engines import content_seed
-from openrlhf_negdata.rollouts.store import Trace
+from openrlhf_negdata.records import Trace, content_seed
 
 
 @dataclass

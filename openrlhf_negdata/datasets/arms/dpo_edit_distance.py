@@ -6,7 +6,7 @@ from __future__ import annotations
 from openrlhf_negdata.datasets.arms.dpo import Dpo, partners
 from openrlhf_negdata.datasets.arms.rft import distance
 from openrlhf_negdata.datasets.rows import Answered
-from openrlhf_negdata.rollouts.store import Trace
+from openrlhf_negdata.records import Trace
 
 
 class DpoEditDistance(Dpo):

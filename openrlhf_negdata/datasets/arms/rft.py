@@ -11,8 +11,7 @@ from rapidfuzz.distance import Levenshtein
 from openrlhf_negdata.datasets.arms.sft import Sft
 from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Limited, Row, content, sft_row
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.store import Trace
-from openrlhf_negdata.tasks import CORRECT
+from openrlhf_negdata.records import CORRECT, Trace
 
 DISTINCT = ("answers", "equations", "edit_distance", "all")
 _EQUATION = re.compile(r"[-+*/×÷().,\d\s$%]*\d[-+*/×÷().,\d\s$%]*=\s*[-$]?\s*[\d.,]*\d")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from openrlhf_negdata.datasets.next_steps import ByPrefix, Ids, OfNextSteps, add_answers
 from openrlhf_negdata.datasets.rows import Answered, Row, ids_pair_row, no_pair
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.engines import content_seed
+from openrlhf_negdata.records import content_seed
 
 
 @dataclass

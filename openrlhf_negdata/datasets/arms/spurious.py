@@ -9,9 +9,8 @@ from typing import ClassVar
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn, sft_row
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.store import Trace
+from openrlhf_negdata.records import CORRECT, Trace
 from openrlhf_negdata.steps.credit import credit
-from openrlhf_negdata.tasks import CORRECT
 
 SEEDINGS = ("low_advantage", "recovered")
 

@@ -1,5 +1,5 @@
-"""The arm ``step-rft``: advantage-filtered RFT (Setlur et al. 2024, fig 11). Right and wrong answers whose every step
-is of high advantage are cloned: those whose least step advantage is among the lowest are dropped."""
+"""The arm ``step-rft``: right and wrong answers without those whose least step advantage is lowest (advantage-filtered
+RFT, Setlur et al. 2024, fig 11)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, sft_row
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
-from openrlhf_negdata.rollouts.engines import content_seed
-from openrlhf_negdata.rollouts.store import StepValues, Trace
+from openrlhf_negdata.records import CORRECT, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.credit import credit
-from openrlhf_negdata.tasks import CORRECT
 
 if TYPE_CHECKING:
     from openrlhf_negdata.datasets.source import Source

@@ -1,6 +1,6 @@
-"""The arm ``theorem``: pairs as Theorem 6.1 of Setlur et al. 2024 draws them, for which DPO has the optimum of
-advantage-weighted training: two next steps sampled from one prefix, and the one of value a is preferred to that of
-value b with chance sigmoid(a - b)."""
+"""The arm ``theorem``: from one prefix, two sampled next steps, the label drawn by their values: that of value a is
+preferred to that of value b with chance sigmoid(a - b). Pairs drawn so are the premise of Theorem 6.1 of Setlur et al.
+2024: for them DPO has the optimum of advantage-weighted training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from openrlhf_negdata.datasets.next_steps import ByPrefix, Ids, OfNextSteps
 from openrlhf_negdata.datasets.rows import Answered, Row, ids_pair_row, no_pair
-from openrlhf_negdata.rollouts.engines import content_seed
+from openrlhf_negdata.records import content_seed
 
 
 @dataclass
