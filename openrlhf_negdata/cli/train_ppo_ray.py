@@ -140,26 +140,21 @@ def prepare(flags: dict[str, Any], ours: dict[str, Any], settings: StepAdvantage
 def write_prompts(
     problems: Iterable[Problem], encode: Callable[[str], list[int]], tokenizer: Any, room: int, path: Path
 ) -> None:
-    """Write the prompts of ``problems`` and their gold answers as OpenRLHF reads them, as text.
+    """Write ``problems`` as OpenRLHF reads prompts: a text to be shown, and as the label the gold answer and the ids
+    of the prompt.
 
-    Raises:
-        UserError: OpenRLHF would ask something else: it reads other ids from the text than those of ``encode``, or
-            cuts the prompt at its start, as it does where that has more than ``room`` tokens.
+    UserError where a prompt has more than ``room`` tokens: OpenRLHF would cut it at its start (agent.py:226).
     """
     with replacing(path) as file:
         for problem in problems:
             ids = encode(problem.question)
-            text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
-                raise UserError(
-                    f"{tokenizer.name_or_path} reads other tokens from the prompt of {problem.id}: {text!r}"
-                )
             if len(ids) > room:
                 raise UserError(
                     f"the prompt of problem {problem.id} has {len(ids):,} tokens, and --data.max_len less "
                     f"--rollout.max_new_tokens leaves {room:,}: raise --data.max_len, or leave the problem out"
                 )
-            print(json.dumps({"input": text, "label": problem.gold}), file=file)
+            label = json.dumps({"gold": problem.gold, "prompt_ids": ids})
+            print(json.dumps({"input": tokenizer.decode(ids), "label": label}), file=file)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from openrlhf_negdata import tasks
@@ -26,6 +27,17 @@ from openrlhf_negdata.steps.credit import credit, spread
 from openrlhf_negdata.steps.driver import ValueJob, ValueResult, ValueRun, value_answers
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.values import Estimator
+
+
+class _Encoded:
+    """In the tokenizer's place where OpenRLHF encodes a prompt (agent.py:216): text need not tell which ids are meant,
+    such as a beginning-of-sequence token."""
+
+    def __init__(self, prompt_ids: list[int]) -> None:
+        self.prompt_ids = prompt_ids
+
+    def __call__(self, text: str, **_: Any) -> dict[str, Any]:
+        return {"input_ids": torch.tensor([self.prompt_ids])}
 
 
 class AgentExecutor(SingleTurnAgentExecutor):
@@ -49,9 +61,8 @@ class AgentExecutor(SingleTurnAgentExecutor):
         evaluation, and figures of the answer for the logs.
         """
         began = time.monotonic()
-        sample = await super().execute(
-            prompt, label.gold, sampling_params, max_length, hf_tokenizer, llm_engine, images
-        )
+        encoded = _Encoded(label.prompt_ids)
+        sample = await super().execute(prompt, label.gold, sampling_params, max_length, encoded, llm_engine, images)
         sampled = time.monotonic()
         ids, ((start, end),) = sample["observation_tokens"], sample["action_ranges"]
         task, grader = self._tools(label.settings)

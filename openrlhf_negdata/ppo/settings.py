@@ -35,10 +35,11 @@ class StepAdvantage:
 
 @dataclass(frozen=True)
 class Asked:
-    """The label of a prompt on its way to the engines. ``valued``: whether the steps of its answers are valued, which
-    those of an evaluation are not."""
+    """The label of a prompt on its way to the engines. ``prompt_ids``: what is asked, to the token. ``valued``:
+    whether the steps of its answers are valued, which those of an evaluation are not."""
 
     gold: str
+    prompt_ids: list[int]
     settings: StepAdvantage
     valued: bool
 
