@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ from openrlhf_negdata.tasks import Task, load
 MODULE = "openrlhf.cli.train_ppo_ray"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run OpenRLHF's command, ``argv`` its words and ours. Returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Our own flags; what it does not know is OpenRLHF's."""
     parser = argparse.ArgumentParser(
         prog="train_ppo_ray",
         usage="python -m openrlhf_negdata.cli.train_ppo_ray --step_advantage.task TASK [flags]",
@@ -50,44 +51,67 @@ def main(argv: list[str] | None = None) -> int:
         "--model.trust_remote_code", action="store_true", help="run Python code that the model folder carries"
     )
     prompts.add_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run OpenRLHF's command, ``argv`` its words and ours. Returns the exit status."""
+    parser = make_parser()
     ours, theirs = parser.parse_known_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)
     try:
         if {"-h", "--help"} & {*theirs}:
             parser.print_help()
             print("\nThe flags of OpenRLHF's command:\n", flush=True)
+            run(theirs, lambda flags, on_cpu: None)
         else:
-            settings = made(StepAdvantage, ours, f"{SECTION}.")
-            if settings.task is None:
-                raise UserError(f"--{SECTION}.task is required: what the problems are")
-            prompts.read_flags(vars(ours))
-            task = load(settings.task).graded_by(settings.grading)
-            settings = dataclasses.replace(settings, task=task.source or settings.task, identity=task.identity)
-        host.check_release()
-        # Where Ray runs already, its nodes may have CUDA though this one has none.
-        on_cpu = cpu.without_cuda() and "RAY_ADDRESS" not in os.environ
-        if on_cpu:
-            engines.ask_for_a_token()
-            os.environ.setdefault(engines.SUBREAPER, "true")
-            cpu.setup_ray_worker()
-        import openrlhf.utils.config as config
-
-        hierarchize = config.hierarchize
-
-        def prepared(flat: argparse.Namespace) -> Any:
-            prepare(vars(flat), vars(ours), settings, task, on_cpu)
-            return hierarchize(flat)
-
-        # OpenRLHF's command calls it once, with what it parsed, before it looks at that or starts anything.
-        config.hierarchize = prepared
-        sys.argv = [sys.argv[0], *theirs]
-        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+            settings, task = asked(vars(ours), made(StepAdvantage, ours, f"{SECTION}."))
+            run(theirs, lambda flags, on_cpu: prepare(flags, vars(ours), settings, task, on_cpu))
     except (Exception, KeyboardInterrupt) as error:
         reason = cause(error)
+        if "ray" in sys.modules:
+            import ray
+
+            ray.shutdown()  # what actors have to say comes before the last line
         if not isinstance(reason, ENDS):
             raise
         return end(parser.prog, reason)
     return 0
+
+
+def asked(ours: dict[str, Any], settings: StepAdvantage) -> tuple[StepAdvantage, Task]:
+    """The settings with what identifies their task, and the task. Raises what can be known to be wrong at once."""
+    if settings.task is None:
+        raise UserError(f"--{SECTION}.task is required: what the problems are")
+    prompts.read_flags(ours)
+    task = load(settings.task).graded_by(settings.grading)
+    return dataclasses.replace(settings, task=task.source or settings.task, identity=task.identity), task
+
+
+def run(words: list[str], prepare: Callable[[dict[str, Any], bool], None]) -> None:
+    """Run OpenRLHF's command. ``prepare`` is given the flags that it parsed from ``words``, to change them, and
+    whether this is a host without CUDA."""
+    host.check_release()
+    # Where Ray runs already, its nodes may have CUDA though this one has none.
+    on_cpu = cpu.without_cuda() and "RAY_ADDRESS" not in os.environ
+    if on_cpu:
+        engines.ask_for_a_token()
+        os.environ.setdefault(engines.SUBREAPER, "true")
+        cpu.setup_ray_worker()
+    import openrlhf.utils.config as config
+
+    hierarchize = config.hierarchize
+
+    def prepared(flat: argparse.Namespace) -> Any:
+        prepare(vars(flat), on_cpu)
+        return hierarchize(flat)
+
+    # OpenRLHF's command calls it once, with what it parsed, before it looks at that or starts anything.
+    config.hierarchize = prepared
+    sys.argv = [sys.argv[0], *words]
+    runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
 
 
 def cause(error: BaseException) -> BaseException:

@@ -46,10 +46,7 @@ class Asked:
 
 #: Flags of OpenRLHF that must have one value, and why. No advantage is what it seems to be with another.
 NEEDED: dict[str, tuple[Any, str]] = {
-    "algo.advantage.estimator": (
-        "reinforce",
-        "the advantage of a token is that of its step: nothing else estimates it",
-    ),
+    "algo.advantage.estimator": ("reinforce", "the advantage of a token is its step's, and no other is estimated"),
     "algo.advantage.gamma": (1.0, "the advantage of a step is not discounted"),
     "reward.remote_url": (None, "the grader of --step_advantage.task says what is right"),
     "reward.model_name_or_path": (None, "the grader of --step_advantage.task says what is right"),
