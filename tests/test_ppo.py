@@ -1,5 +1,7 @@
 """Step advantages inside OpenRLHF's PPO: from steps to tokens, what is refused, and a run read on both sides."""
 
+import asyncio
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,8 +16,11 @@ from openrlhf_negdata import cpu
 from openrlhf_negdata.cli import train_ppo_ray
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import read_problems
-from openrlhf_negdata.ppo.settings import NEEDED, NEEDED_ON_CPU, StepAdvantage, check
+from openrlhf_negdata.ppo.settings import NEEDED, NEEDED_ON_CPU, Asked, StepAdvantage, check
+from openrlhf_negdata.records import Problem
+from openrlhf_negdata.rollouts.prompts import Prompting
+from openrlhf_negdata.rollouts.sampling import encode_response
+from openrlhf_negdata.tasks import load
 
 HERE = Path(__file__).parent
 
@@ -26,7 +31,7 @@ def ppo():
     cpu._import_without_flash_attn()
     from openrlhf_negdata.ppo import executor, experience
 
-    return SimpleNamespace(by_token=executor.by_token, experience=experience)
+    return SimpleNamespace(executor=executor, experience=experience)
 
 
 # From steps to tokens.
@@ -34,13 +39,13 @@ def ppo():
 
 def test_every_token_has_the_advantage_of_its_own_step(ppo):
     """Three tokens of prompt, and steps that end after 2, 3 and 7 tokens of the answer."""
-    made = ppo.by_token([0.5, -1.0, 0.25], [2, 3, 7], 3, 64)
+    made = ppo.executor.by_token([0.5, -1.0, 0.25], [2, 3, 7], 3, 64)
     assert made == [0, 0, 0.5, 0.5, -1.0, 0.25, 0.25, 0.25, 0.25]
 
 
 def test_there_is_an_advantage_for_each_action_that_openrlhf_keeps(ppo):
-    assert ppo.by_token([0.5, -1.0], [2, 6], 2, 6) == [0, 0.5, 0.5, -1.0, -1.0]
-    assert len(ppo.by_token([0.5, -1.0], [2, 6], 2, 8)) == 7
+    assert ppo.executor.by_token([0.5, -1.0], [2, 6], 2, 6) == [0, 0.5, 0.5, -1.0, -1.0]
+    assert len(ppo.executor.by_token([0.5, -1.0], [2, 6], 2, 8)) == 7
 
 
 def experiences():
@@ -133,7 +138,7 @@ def test_a_run_that_is_right_is_let_through(on_cpu):
         ({"reward.remote_url": "reward.py"}, "--reward.remote_url must be left out, not reward.py: the grader"),
         ({"train.agent_func_path": "agent.py"}, "--train.agent_func_path must be left out, not agent.py: "),
         ({"train.partial_rollout_enable": True}, "--train.partial_rollout_enable must be left out, not given: "),
-        ({"data.input_template": "Q: {}"}, "--data.input_template must be left out, not Q: {}: the task reads"),
+        ({"data.input_template": "Q: {}"}, "--data.input_template must be left out, not Q: {}: write the name"),
         ({"rollout.temperature": 0.0}, "--rollout.temperature must be above 0"),
         ({"vllm.num_engines": None}, "--vllm.num_engines must be at least 1"),
         ({"data.prompt_dataset": None}, "--data.prompt_dataset is required"),
@@ -191,16 +196,66 @@ def test_what_an_actor_raised_or_that_it_died_is_one_line():
     assert "\n" not in str(died)
 
 
-def test_prompts_are_the_tasks_own(tmp_path):
-    from openrlhf_negdata.tasks import load
+def test_prompts_are_those_of_negdata_sample(tokenizers, gsm8k_rows, tmp_path):
+    tokenizer, task, path = tokenizers["sentencepiece"], load("gsm8k"), tmp_path / "prompts.jsonl"
+    problems = [
+        task.problem({"question": row["question"], "gold": row["answer"]}, i) for i, row in enumerate(gsm8k_rows)
+    ]
+    encode = Prompting().encoder(tokenizer, task)
+    train_ppo_ray.write_prompts(problems, encode, tokenizer, 2000, path)
+    labels = [json.loads(json.loads(line)["label"]) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert labels == [{"gold": problem.gold, "prompt_ids": encode(problem.question)} for problem in problems]
 
-    problems = tmp_path / "problems.jsonl"
-    problems.write_text(json.dumps({"question": "What is 9 + 9?", "gold": "#### 18"}) + "\n", encoding="utf-8")
-    task = load("gsm8k")
-    for asked in (task.prompt, task.chat_prompt):
-        written = train_ppo_ray.write_prompts(read_problems(problems, task), asked, tmp_path / "prompts.jsonl")
-        row = json.loads(Path(written).read_text(encoding="utf-8"))
-        assert row == {"input": asked("What is 9 + 9?"), "label": "18"}
+
+def test_a_prompt_that_openrlhf_would_cut_is_refused(tokenizers, tmp_path):
+    tokenizer, path = tokenizers["character"], tmp_path / "prompts.jsonl"
+    encode = Prompting().encoder(tokenizer, load("gsm8k"))
+    problem = Problem("seven", "What is 9 + 9?", "18")
+    tokens = len(encode(problem.question))
+    train_ppo_ray.write_prompts([problem], encode, tokenizer, tokens, path)
+    with pytest.raises(UserError, match=f"problem seven has {tokens} tokens, .* leaves {tokens - 1}"):
+        train_ppo_ray.write_prompts([problem], encode, tokenizer, tokens - 1, path)
+
+
+class Engine:
+    """Answers ``answer``, and of the draws from a prefix every second one with what is missing of it."""
+
+    def __init__(self, prompt_ids, answer):
+        self.prompt_ids, self.answer, self.asked = prompt_ids, answer, []
+
+    async def generate(self, prompt_ids, params, multi_modal_data=None):
+        self.asked.append((prompt_ids, params.n, params.seed, params.min_tokens, params.max_tokens))
+        rest = self.answer[len(prompt_ids) - len(self.prompt_ids) :]
+        made = [rest if i % 2 == 0 else self.answer[-1:] for i in range(params.n)]
+        outputs = [SimpleNamespace(token_ids=list(ids), finish_reason="stop", text="", logprobs=None) for ids in made]
+        return SimpleNamespace(outputs=outputs, prompt_token_ids=prompt_ids, num_cached_tokens=0)
+
+
+@pytest.mark.parametrize("valued", [True, False])
+def test_rollouts_are_drawn_as_the_answer_is_and_from_its_very_tokens(ppo, tiny_model, valued):
+    """The prompt begins with a token that no text of it would be read as."""
+    from transformers import AutoTokenizer
+    from vllm import SamplingParams
+
+    tokenizer, task = AutoTokenizer.from_pretrained(tiny_model), load("running_value")
+    problem = next(task.generate(1, 0, "test"))
+    prompt_ids = [tokenizer.pad_token_id, *tokenizer(problem.question)["input_ids"]]
+    engine = Engine(prompt_ids, encode_response(tokenizer, problem.solution))
+    label = Asked(problem.gold, prompt_ids, dataclasses.replace(ASKED, n_rollouts=4), valued)
+    params = SamplingParams(temperature=1.0, max_tokens=30, min_tokens=1)
+    executor = ppo.executor.AgentExecutor()
+    sample = asyncio.run(executor.execute("shown", label, params, 64, tokenizer, engine))
+    first, *draws = engine.asked
+    assert first == (prompt_ids, 1, None, 1, 30)
+    assert sample["observation_tokens"] == prompt_ids + engine.answer
+    assert sample["reward"] == 1.0
+    if not valued:
+        assert not draws
+        return
+    starts = [0, 3, 6, 9, 12, 15]
+    assert draws == [(prompt_ids + engine.answer[:start], 4, None, int(start == 0), 30 - start) for start in starts]
+    # Half of the draws are right from everywhere but the last step, where "= rN" is as good as begun.
+    assert sample["extra_logs"]["step_advantage"][len(prompt_ids) - 1 :] == [0.0] * 15 + [0.5] * 3
 
 
 # A run on CPU, read on both sides: what the executor returned, and what the policy's loss was given.

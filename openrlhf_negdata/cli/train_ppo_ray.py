@@ -29,7 +29,7 @@ from openrlhf_negdata.flags import add_flags, made
 from openrlhf_negdata.help import HelpFormatter
 from openrlhf_negdata.ppo.settings import SECTION, StepAdvantage, check
 from openrlhf_negdata.records import Problem
-from openrlhf_negdata.rollouts import engines
+from openrlhf_negdata.rollouts import engines, prompts
 from openrlhf_negdata.tasks import Task, load
 
 MODULE = "openrlhf.cli.train_ppo_ray"
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--model.trust_remote_code", action="store_true", help="run Python code that the model folder carries"
     )
+    prompts.add_flags(parser)
     ours, theirs = parser.parse_known_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             settings = made(StepAdvantage, ours, f"{SECTION}.")
             if settings.task is None:
                 raise UserError(f"--{SECTION}.task is required: what the problems are")
-            task = load(settings.task)
+            prompts.read_flags(vars(ours))
+            task = load(settings.task).graded_by(settings.grading)
             settings = dataclasses.replace(settings, task=task.source or settings.task, identity=task.identity)
         host.check_release()
         # Where Ray runs already, its nodes may have CUDA though this one has none.
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         hierarchize = config.hierarchize
 
         def prepared(flat: argparse.Namespace) -> Any:
-            prepare(vars(flat), settings, task, vars(ours)["model.trust_remote_code"], on_cpu)
+            prepare(vars(flat), vars(ours), settings, task, on_cpu)
             return hierarchize(flat)
 
         # OpenRLHF's command calls it once, with what it parsed, before it looks at that or starts anything.
@@ -103,26 +105,26 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
-def prepare(flags: dict[str, Any], settings: StepAdvantage, task: Task, trusted: bool, on_cpu: bool) -> None:
-    """Check what OpenRLHF's command parsed, and change ``flags`` to what it is to run with."""
+def prepare(flags: dict[str, Any], ours: dict[str, Any], settings: StepAdvantage, task: Task, on_cpu: bool) -> None:
+    """Check what OpenRLHF's command parsed, and change ``flags`` to what it is to run with. ``ours``: our own."""
     from openrlhf_negdata.ppo import trainer
 
     check(flags, settings, on_cpu)
-    model = models.check_model(flags["actor.model_name_or_path"], trusted)
+    model = models.check_model(flags["actor.model_name_or_path"], ours["model.trust_remote_code"])
     limit = models.longest_sequence(model)
     if limit is not None and flags["data.max_len"] > limit:
         raise UserError(f"--data.max_len {flags['data.max_len']}: {model} takes {limit} tokens at most")
-    prompts = Path(flags["ckpt.path"]).absolute() / "prompts"
+    tokenizer = models.load_tokenizer(str(model), ours["model.trust_remote_code"])
+    prompting = prompts.read_flags(ours)
+    prompts.check_fit(prompting, tokenizer, model)
+    encode = prompting.encoder(tokenizer, task)
+    room = flags["data.max_len"] - (flags["rollout.max_new_tokens"] or 1)
     for flag in ("data.prompt_dataset", "eval.dataset"):
         if flags[flag]:
-            asked = task.chat_prompt if flags["data.apply_chat_template"] else task.prompt
-            flags[flag] = write_prompts(read_problems(flags[flag], task), asked, prompts / f"{flag}.jsonl")
-    flags |= {
-        "data.input_key": "input",
-        "data.label_key": "label",
-        "data.prompt_split": "train",
-        "eval.split": "train",
-    }
+            path = Path(flags["ckpt.path"]).absolute() / "prompts" / f"{flag}.jsonl"
+            write_prompts(read_problems(flags[flag], task), encode, tokenizer, room, path)
+            flags[flag] = str(path)
+    flags["data.label_key"] = "label"
     flags["train.agent_func_path"] = str(Path(trainer.__file__).with_name("executor.py"))
     flags[SECTION] = settings
     trainer.install()
@@ -135,12 +137,24 @@ def prepare(flags: dict[str, Any], settings: StepAdvantage, task: Task, trusted:
         cpu.start_ray(flags["vllm.num_engines"], processes)
 
 
-def write_prompts(problems: Iterable[Problem], asked: Callable[[str], str], path: Path) -> str:
-    """Write the prompts and gold answers of ``problems`` as OpenRLHF reads them. Returns the path."""
+def write_prompts(
+    problems: Iterable[Problem], encode: Callable[[str], list[int]], tokenizer: Any, room: int, path: Path
+) -> None:
+    """Write ``problems`` as OpenRLHF reads prompts: a text to be shown, and as the label the gold answer and the ids
+    of the prompt.
+
+    UserError where a prompt has more than ``room`` tokens: OpenRLHF would cut it at its start (agent.py:226).
+    """
     with replacing(path) as file:
         for problem in problems:
-            print(json.dumps({"input": asked(problem.question), "label": problem.gold}), file=file)
-    return str(path)
+            ids = encode(problem.question)
+            if len(ids) > room:
+                raise UserError(
+                    f"the prompt of problem {problem.id} has {len(ids):,} tokens, and --data.max_len less "
+                    f"--rollout.max_new_tokens leaves {room:,}: raise --data.max_len, or leave the problem out"
+                )
+            label = json.dumps({"gold": problem.gold, "prompt_ids": ids})
+            print(json.dumps({"input": tokenizer.decode(ids), "label": label}), file=file)
 
 
 if __name__ == "__main__":

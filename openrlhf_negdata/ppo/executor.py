@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from openrlhf_negdata import tasks
@@ -27,6 +28,17 @@ from openrlhf_negdata.steps.credit import credit, spread
 from openrlhf_negdata.steps.driver import ValueJob, ValueResult, ValueRun, value_answers
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.values import Estimator
+
+
+class _Encoded:
+    """In the tokenizer's place where OpenRLHF encodes a prompt (agent.py:216): text need not tell which ids are meant,
+    such as a beginning-of-sequence token."""
+
+    def __init__(self, prompt_ids: list[int]) -> None:
+        self.prompt_ids = prompt_ids
+
+    def __call__(self, text: str, **_: Any) -> dict[str, Any]:
+        return {"input_ids": torch.tensor([self.prompt_ids])}
 
 
 class AgentExecutor(SingleTurnAgentExecutor):
@@ -50,9 +62,8 @@ class AgentExecutor(SingleTurnAgentExecutor):
         evaluation, and figures of the answer for the logs.
         """
         began = time.monotonic()
-        sample = await super().execute(
-            prompt, label.gold, sampling_params, max_length, hf_tokenizer, llm_engine, images
-        )
+        encoded = _Encoded(label.prompt_ids)
+        sample = await super().execute(prompt, label.gold, sampling_params, max_length, encoded, llm_engine, images)
         sampled = time.monotonic()
         ids, ((start, end),) = sample["observation_tokens"], sample["action_ranges"]
         task, grader = self._tools(label.settings)
@@ -85,7 +96,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
 
     def _tools(self, settings: StepAdvantage) -> tuple[tasks.Task, Grader]:
         if self.tools is None:  # all prompts of a run are of one task and one time limit
-            task = tasks.load(settings.task, settings.identity)
+            task = tasks.load(settings.task, settings.identity).graded_by(settings.grading)
             # A node may hold eight actors.
             workers = max(2, len(os.sched_getaffinity(0)) // 8)
             self.tools = task, Grader(task, settings.timeout, workers)

@@ -3,6 +3,7 @@ step."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class StepAdvantageSamplesGenerator(SamplesGenerator):
             self.valued = True
 
     def _dispatch_prompts_to_vllm(self, prompts: Any, labels: Any, **kwargs: Any) -> Any:
-        asked = [Asked(gold, self.args.step_advantage, self.valued) for gold in labels]
+        settings = {"settings": self.args.step_advantage, "valued": self.valued}
+        asked = [Asked(**json.loads(label), **settings) for label in labels]
         return super()._dispatch_prompts_to_vllm(prompts, asked, **kwargs)
 
 

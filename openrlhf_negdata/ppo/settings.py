@@ -24,16 +24,22 @@ class StepAdvantage:
     n_rollouts: int = flag(8, "rollouts before every step of every answer", least=1)
     steps: str = flag("task", "where steps end", choices=tuple(PRESETS))
     best_of: int = flag(1, "Q is that of the policy's best of so many rollouts: 1 the policy itself", least=1)
+    grading: str = flag(
+        "strict",
+        "flexible (gsm8k alone): an answer that announces none has the last number that stands in it",
+        choices=("strict", "flexible"),
+    )
     timeout: float = flag(TIMEOUT, "seconds that a slow grader has for an answer", above=0)
     identity: str = ""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The label of a prompt on its way to the engines. ``valued``: whether the steps of its answers are valued, which
-    those of an evaluation are not."""
+    """The label of a prompt on its way to the engines. ``prompt_ids``: what is asked, to the token. ``valued``:
+    whether the steps of its answers are valued, which those of an evaluation are not."""
 
     gold: str
+    prompt_ids: list[int]
     settings: StepAdvantage
     valued: bool
 
@@ -58,7 +64,9 @@ NEEDED: dict[str, tuple[Any, str]] = {
     "train.partial_rollout_enable": (False, "an answer and the rollouts from it must be of one policy"),
     "data.input_key": ("input", "the task reads the problems and writes the prompts"),
     "data.label_key": (None, "the task reads the problems and writes the prompts"),
-    "data.input_template": (None, "the task reads the problems and writes the prompts"),
+    # Our own flags, which OpenRLHF's command does not see unless they are abbreviated.
+    "data.input_template": (None, "write the name of the flag out"),
+    "data.apply_chat_template": (False, "write the name of the flag out"),
     "data.prompt_split": ("train", "name the split in --data.prompt_dataset hf:NAME:CONFIG:SPLIT"),
     "eval.split": ("train", "name the split in --eval.dataset hf:NAME:CONFIG:SPLIT"),
     "data.max_images_per_prompt": (0, "prompts are text"),

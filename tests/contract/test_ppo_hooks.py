@@ -109,6 +109,8 @@ def test_single_turn_executor_returns():
     code = source("utils/agent.py", "SingleTurnAgentExecutor.execute")
     for name in ("observation_tokens", "action_ranges", "rollout_log_probs", "truncated", "reward", "scores"):
         assert f"'{name}': " in code
+    assert "hf_tokenizer(text=prompt, add_special_tokens=False, return_tensors='pt')['input_ids'][0].tolist()" in code
+    assert code.count("hf_tokenizer") == 5  # the signature, images, and the reward of others
     assert "is_truncated = generation_output.finish_reason == 'length'" in code
     assert "max(1, max_length - len(prompt_token_ids))" in code
 
