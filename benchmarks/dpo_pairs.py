@@ -123,11 +123,10 @@ def compare_speed(args: argparse.Namespace, pairs: list[dict[str, Any]]) -> floa
 
 def _run(kind: str, folder: Path) -> None:
     from openrlhf_negdata import cpu
-    from openrlhf_negdata.trainers import setup
+    from openrlhf_negdata.cli import train_step_dpo
+    from openrlhf_negdata.trainers.model import load_actor
 
     shared = json.loads((folder / "args.json").read_text())
-    flags = argparse.ArgumentParser()
-    setup.add_flags(flags, lr=1e-5, epochs=1)
     words = ["--model.model_name_or_path", str(folder / "model"), "--data.dataset", str(folder / "pairs.jsonl")]
     words += ["--train.batch_size", str(shared["batch_size"]), "--train.max_epochs", str(shared["epochs"])]
     words += ["--ds.zero_stage", "0", "--adam.lr", str(shared["lr"]), "--ckpt.output_dir", str(folder / "out")]
@@ -136,11 +135,8 @@ def _run(kind: str, folder: Path) -> None:
     cpu.setup()
     from openrlhf.utils.config import hierarchize
 
-    args = hierarchize(flags.parse_args(words))
-    args.ref = argparse.Namespace(offload=False)
-    args.model.label_smoothing = args.model.nll_loss_coef = args.model.positive_penalty = 0.0
-    args.model.ipo_enable, args.model.aux_loss_coef, args.ds.packing_samples = False, 0.0, False
-    args.train.separate_sequences_enable = False
+    args = hierarchize(train_step_dpo.make_parser().parse_args(words))
+    args.model.aux_loss_coef, args.ds.packing_samples = 0.0, False
     args.train.micro_batch_size = shared["micro_batch_size"] if kind == "stock" else 1
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     from openrlhf.utils import get_strategy, get_tokenizer
@@ -148,7 +144,7 @@ def _run(kind: str, folder: Path) -> None:
     strategy = get_strategy(args)
     strategy.setup_distributed()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = setup.load_actor(args, strategy, str(folder / "model"), for_training=True)
+    model = load_actor(args, strategy, str(folder / "model"), for_training=True)
     tokenizer = get_tokenizer(str(folder / "model"), model.model, "right", strategy)
     common = {"strategy": strategy, "tokenizer": tokenizer, "beta": 0.1, "max_epochs": shared["epochs"]}
     updates = len(rows) * shared["epochs"] // shared["batch_size"]
@@ -172,7 +168,7 @@ def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, commo
     from openrlhf.datasets import RewardDataset
     from openrlhf.trainer.dpo_trainer import DPOTrainer
 
-    from openrlhf_negdata.trainers import setup
+    from openrlhf_negdata.trainers.model import load_actor, prepare
 
     class Tokens(RewardDataset):
         """The host's own collate_fn, on ids in place of text."""
@@ -192,9 +188,9 @@ def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, commo
             return *made, len(row["prompt_ids"])
 
     data = Tokens()
-    reference = setup.load_actor(args, strategy, str(folder / "model"), for_training=False)
+    reference = load_actor(args, strategy, str(folder / "model"), for_training=False)
     loader = strategy.setup_dataloader(data, args.train.micro_batch_size, False, True, data.collate_fn)
-    model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
+    model, optimizer, scheduler = prepare(args, strategy, model, updates)
     reference = strategy.prepare(reference)
     trainer = DPOTrainer(
         model=model, ref_model=reference, optim=optimizer, scheduler=scheduler, train_dataloader=loader,
@@ -208,17 +204,17 @@ def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, commo
 def _ours(
     args: Any, strategy: Any, model: Any, rows: list, updates: int, common: dict, folder: Path, shared: dict
 ) -> float:
-    from openrlhf_negdata.datasets.tokens import StepPairs
-    from openrlhf_negdata.trainers import setup
+    from openrlhf_negdata.trainers.model import prepare
     from openrlhf_negdata.trainers.reference import Reference
     from openrlhf_negdata.trainers.step_dpo import StepDPOTrainer
+    from openrlhf_negdata.trainers.tokens import StepPairs
     from openrlhf_negdata.trainers.updates import PairUpdates
 
     data = StepPairs(rows, 4096)
     # As many tokens at once as the padded batches of the stock trainer hold.
     budget = shared["max_tokens_per_gpu"] or 2 * data.longest * shared["micro_batch_size"]
     plan = PairUpdates(data, args.train.batch_size, args.train.max_epochs, 0, budget)
-    model, optimizer, scheduler = setup.prepare(args, strategy, model, updates)
+    model, optimizer, scheduler = prepare(args, strategy, model, updates)
     begin = time.monotonic()
     reference = Reference(folder / f"{os.getpid()}.parquet", "start", "bf16")
     reference.add(model.model, plan, False)

@@ -1,12 +1,11 @@
-"""The driver of rollouts with an engine of one's own, which any coroutine that answers as vLLM does can be."""
+"""The driver of rollouts with an engine of one's own, which any coroutine that draws can be."""
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.rollouts.engines import Sampling
+from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
 from openrlhf_negdata.rollouts.sampling import encode_response
 from openrlhf_negdata.steps.driver import ValueJob, ValueRun, value_answers
 from openrlhf_negdata.steps.monte_carlo import Budget
@@ -21,12 +20,11 @@ class Engine:
 
     def __init__(self, *endings: list[int]) -> None:
         self.endings = endings
-        self.asked: list[tuple[tuple[int, ...], int, int, int]] = []
+        self.asked: list[Request] = []
 
-    async def generate(self, prompt_ids, params):
-        self.asked.append((tuple(prompt_ids), params.n, params.max_tokens, params.seed))
-        made = [SimpleNamespace(token_ids=self.endings[i % 2], finish_reason="stop") for i in range(params.n)]
-        return SimpleNamespace(outputs=made, prompt_token_ids=prompt_ids, num_cached_tokens=1)
+    async def generate(self, request: Request) -> list[Continuation]:
+        self.asked.append(request)
+        return [Continuation(self.endings[i % 2], "stop") for i in range(request.n)]
 
 
 @pytest.fixture
@@ -52,12 +50,10 @@ def test_each_distinct_prefix_is_asked_for_once_within_the_budget_of_tokens(valu
     starts = [0, *result.step_ends[0][:-1]]
     assert result.step_ends[0] == result.step_ends[1]
     assert len(starts) > 2
-    expected = [
-        ((*PROMPT, *whole[:start]), 4, 64 - start, job.run.seed_of(PROMPT, tuple(whole[:start]))) for start in starts
+    assert engine.asked == [
+        Request([*PROMPT, *whole[:start]], 4, 64 - start, job.run.seed_of(PROMPT, tuple(whole[:start])))
+        for start in starts
     ]
-    assert engine.asked == expected
-    assert result.prompt_tokens == 4 * sum(len(prompt) for prompt, *_ in expected)
-    assert result.cached_tokens == 4 * len(expected)
 
 
 def test_a_draw_is_graded_as_the_end_of_the_response_that_it_completes(valued):

@@ -70,7 +70,7 @@ KINDS = ("one pair", "many of one problem", "shortest", "longest", "many problem
 
 
 def updates_of(rows, batch_size=None, **more):
-    from openrlhf_negdata.datasets.tokens import StepPairs
+    from openrlhf_negdata.trainers.tokens import StepPairs
     from openrlhf_negdata.trainers.updates import PairUpdates
 
     pairs = StepPairs(rows, 1000)
@@ -269,8 +269,8 @@ def test_the_loss_of_a_pair_with_its_nll_and_weight_by_hand(cpu_host, monkeypatc
 
     Logged: loss 3 x 0.313262, rewards 0.5 x (1, -1), margin 1, accuracy 1, and kl -(1 - 1) / 7 = 0.
     """
-    from openrlhf_negdata.datasets.tokens import Pair
     from openrlhf_negdata.trainers import step_dpo
+    from openrlhf_negdata.trainers.tokens import Pair
 
     monkeypatch.setattr(step_dpo, "sides", lambda *_: (torch.tensor([-4.0, -6.0]), torch.tensor([4, 3])))
     trainer = step_dpo.StepDPOTrainer.__new__(step_dpo.StepDPOTrainer)
@@ -633,7 +633,7 @@ def test_a_write_of_the_reference_keeps_what_another_run_has_put_there_since(tmp
 
 def test_a_pass_over_all_pairs_goes_problem_by_problem_whatever_the_order_of_the_file(cpu_host):
     """In the order that `build` shuffles, two pairs of one problem hardly ever meet in a micro-batch."""
-    from openrlhf_negdata.datasets.tokens import Pair
+    from openrlhf_negdata.trainers.tokens import Pair
     from openrlhf_negdata.trainers.updates import PairUpdates
 
     pairs = [Pair(i, f"p{i % 8}", [1, 2, 3], [4 + i], [40 + i]) for i in range(32)]
@@ -643,7 +643,7 @@ def test_a_pass_over_all_pairs_goes_problem_by_problem_whatever_the_order_of_the
 
 
 def test_rows_whose_problem_is_null_are_no_one_group(cpu_host):
-    from openrlhf_negdata.datasets.tokens import StepPairs
+    from openrlhf_negdata.trainers.tokens import StepPairs
 
     rows = [{"prompt_ids": [i], "chosen_ids": [1], "rejected_ids": [2], "problem": None} for i in (5, 6)]
     assert len({pair.problem for pair in StepPairs(rows, 9)}) == 2

@@ -185,7 +185,7 @@ IDS = st.lists(st.integers(0, 50), max_size=8)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(IDS, IDS, IDS), max_size=8), st.integers(1, 20))
 def test_pairs_reach_the_trainer_as_they_stand_or_are_dropped_and_counted(rows, max_length):
-    from openrlhf_negdata.datasets.tokens import StepPairs
+    from openrlhf_negdata.trainers.tokens import StepPairs
 
     kept = [
         (prompt, chosen, rejected)
@@ -208,7 +208,7 @@ def test_pairs_reach_the_trainer_as_they_stand_or_are_dropped_and_counted(rows, 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(IDS, IDS), max_size=8), st.integers(2, 16))
 def test_answers_reach_the_trainer_as_they_stand_and_their_own_tokens_are_trained(rows, max_length):
-    from openrlhf_negdata.datasets.tokens import TokenSFTDataset
+    from openrlhf_negdata.trainers.tokens import TokenSFTDataset
 
     rows = [([1], [2]), *rows]
     kept = [(p, r) for p, r in rows if p and r and len(p) + len(r) <= max_length]
@@ -226,8 +226,8 @@ def test_answers_reach_the_trainer_as_they_stand_and_their_own_tokens_are_traine
 
 
 def test_what_cannot_be_trained_on_is_dropped_by_reason():
-    from openrlhf_negdata.datasets.tokens import StepPairs, TokenSFTDataset
     from openrlhf_negdata.errors import UserError
+    from openrlhf_negdata.trainers.tokens import StepPairs, TokenSFTDataset
 
     pairs = [
         ([1], [2], [3]),

@@ -301,7 +301,7 @@ def fp32_log_probabilities(tiny_model):
 def test_dpo_sees_the_log_probabilities_of_exactly_the_two_sides(actor, fp32_log_probabilities, separate):
     import torch
 
-    from openrlhf_negdata.datasets.tokens import StepPairs
+    from openrlhf_negdata.trainers.tokens import StepPairs
     from openrlhf_negdata.trainers.updates import PairUpdates, sides
 
     rows = token_rows("train_step_dpo", 6)
@@ -326,7 +326,7 @@ def test_dpo_sees_the_log_probabilities_of_exactly_the_two_sides(actor, fp32_log
 def test_sft_loss_is_on_the_responses_tokens_alone(actor, fp32_log_probabilities):
     import torch
 
-    from openrlhf_negdata.datasets.tokens import TokenSFTDataset
+    from openrlhf_negdata.trainers.tokens import TokenSFTDataset
 
     rows = token_rows("train_sft", 5)
     rows[0]["response_ids"] = [7]
@@ -341,7 +341,7 @@ def test_sft_loss_is_on_the_responses_tokens_alone(actor, fp32_log_probabilities
 
 
 def test_dataset_drops_and_counts_what_cannot_be_trained_on_and_keeps_the_rest_as_it_is():
-    from openrlhf_negdata.datasets.tokens import StepPairs, TokenSFTDataset
+    from openrlhf_negdata.trainers.tokens import StepPairs, TokenSFTDataset
 
     pair = {"prompt_ids": [3, 4], "chosen_ids": [5, 6], "rejected_ids": [7, 8, 9]}
     data = StepPairs(
@@ -374,7 +374,7 @@ def test_a_set_takes_less_than_a_byte_of_memory_a_token(kind):
     """Lists of integers took 41: the ids are in a file that is mapped into memory."""
     import tracemalloc
 
-    from openrlhf_negdata.datasets import tokens
+    from openrlhf_negdata.trainers import tokens
 
     def rows():
         draw = random.Random(0)
@@ -405,7 +405,7 @@ def test_a_set_takes_less_than_a_byte_of_memory_a_token(kind):
 
 def test_a_token_weighs_what_its_step_does():
     """Three steps of 1, 2 and 1 tokens after a prompt of two; position t stands for the loss on token t + 1."""
-    from openrlhf_negdata.datasets.tokens import WeightedDataset
+    from openrlhf_negdata.trainers.tokens import WeightedDataset
 
     row = {"prompt_ids": [3, 4], "response_ids": [5, 6, 7, 8], "step_ends": [1, 3, 4], "weights": [0.5, -2, 3.0]}
     dataset = WeightedDataset([row | {"prompt_ids": []}, row], SimpleNamespace(pad_token_id=0), 6)

@@ -24,7 +24,7 @@ def cpu_host():
 def pairs_of(counts):
     """So many pairs of each problem, of GSM8K's lengths, in any order: each forks from one of four answers of eight
     steps of 25 tokens, after a question of 80."""
-    from openrlhf_negdata.datasets.tokens import Pair
+    from openrlhf_negdata.trainers.tokens import Pair
 
     draw = random.Random(0)
     some = lambda count: [draw.randrange(30_000) for _ in range(count)]  # noqa: E731

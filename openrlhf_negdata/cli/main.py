@@ -20,7 +20,7 @@ COMMANDS = {
     "new_model": "make an untrained small model for a task with a small vocabulary",
     "launch": "run an OpenRLHF command, such as openrlhf.cli.train_sft, on CPU and on GPU hosts alike",
     "sample": "let a policy answer problems",
-    "grade": "grade answers: correct, wrong, truncated, no_answer or timed_out",
+    "grade": "grade answers: correct, wrong, truncated, no_answer, timed_out or failed",
     "value": "estimate, by Monte Carlo rollouts, the chance of success before every step of every answer",
     "show": "say what a run folder holds: what is done and owed, outcomes, throughput",
     "build": "turn problems, graded answers and step values into a training set, with a card that accounts for each",

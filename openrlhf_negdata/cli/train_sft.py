@@ -11,7 +11,7 @@ and one that is done does nothing.
 
 import sys
 
-from openrlhf_negdata.trainers import setup
+from openrlhf_negdata.trainers import command, flags
 
 
 def train(args, strategy):
@@ -21,6 +21,6 @@ def train(args, strategy):
 
 
 if __name__ == "__main__":
-    parser = setup.make_parser("train_sft", __doc__, lr=5e-6, epochs=2)
-    setup.add_row_flags(parser)
-    sys.exit(setup.run(parser, train))
+    parser = flags.make_parser("train_sft", __doc__, lr=5e-6, epochs=2)
+    flags.add_row_flags(parser)
+    sys.exit(command.run(parser, train))

@@ -19,7 +19,8 @@ from openrlhf_negdata import tasks
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.ppo.settings import SECTION, StepAdvantage
 from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, StepValues
-from openrlhf_negdata.rollouts.engines import Sampling
+from openrlhf_negdata.rollouts import engines
+from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
 from openrlhf_negdata.rollouts.executor import generate
 from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.steps import PRESETS
@@ -78,11 +79,12 @@ class AgentExecutor(SingleTurnAgentExecutor):
             run = _run_of(label.settings, sampling_params, most)
             job = ValueJob(run, ids[:start], label.gold, [(ids[start:end], grade.outcome)])
 
-            async def draw(prefix_ids: list[int], params: Any) -> Any:
+            async def draw(request: Request) -> list[Continuation]:
                 # As the answer was drawn: by the engine's own generator, and with as many tokens at least.
-                params.seed = None
-                params.min_tokens = max(0, sampling_params.min_tokens - (len(prefix_ids) - start))
-                return await generate(llm_engine, prefix_ids, params)
+                params = engines.sampling_params(run.sampling, request.n, request.max_tokens, seed=None)
+                params.min_tokens = max(0, sampling_params.min_tokens - (len(request.prompt_ids) - start))
+                output = await generate(llm_engine, list(request.prompt_ids), params)
+                return [Continuation(list(one.token_ids), one.finish_reason) for one in output.outputs]
 
             result = await value_answers(job, draw, hf_tokenizer, task, grader)
             earned = _earned(label.settings, job, result)

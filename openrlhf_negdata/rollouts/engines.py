@@ -359,8 +359,9 @@ def _raised(text: str) -> list[str]:
     return [says for says in raised if not _FOLLOWS.search(says)]
 
 
-def sampling_params(sampling: Sampling, n: int, max_tokens: int, seed: int) -> Any:
-    """vLLM's SamplingParams for ``n`` draws of at most ``max_tokens`` tokens; the seed of the i-th is ``seed + i``."""
+def sampling_params(sampling: Sampling, n: int, max_tokens: int, seed: int | None) -> Any:
+    """vLLM's SamplingParams for ``n`` draws of at most ``max_tokens`` tokens; the seed of the i-th is ``seed + i``,
+    or the engine's own where there is none."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.records import CORRECT, content_seed
-from openrlhf_negdata.rollouts.engines import Sampling, sampling_params
+from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
 from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, Prefix, value_problem
 from openrlhf_negdata.steps.split import Segmentation, split_steps
@@ -65,7 +65,7 @@ class ValueJob:
 @dataclass
 class ValueResult:
     """``step_ends`` and ``pits`` have one entry an answer. ``cached_tokens`` of the ``prompt_tokens`` were found in
-    the engine's prefix cache."""
+    the engine's prefix cache, where the engine tells."""
 
     step_ends: list[list[int]] = field(default_factory=list)
     draws: dict[Prefix, list[Draw]] = field(default_factory=dict)
@@ -81,15 +81,15 @@ class ValueResult:
         return [sum(draw.outcome == CORRECT for draw in made) for made in draws], [len(made) for made in draws]
 
 
-#: ``generate(prompt_ids, sampling_params)``: vLLM's RequestOutput.
-Generate = Callable[[list[int], Any], Awaitable[Any]]
+#: Draws the continuations of a request from the policy that is valued, as ``job.run.sampling`` says.
+Generate = Callable[[Request], Awaitable[list[Continuation]]]
 
 
 async def value_answers(job: ValueJob, generate: Generate, tokenizer: Any, task: Task, grader: Grader) -> ValueResult:
     """Cut the answers of ``job`` into steps and roll out the prefixes that its budget asks for.
 
-    ``generate`` draws from the policy that is valued, ``grader`` is that of ``task``. No answer may be longer than
-    ``job.run.max_tokens``. The draws are the same whoever calls this, for they depend on ``job`` alone.
+    ``grader`` is that of ``task``. No answer may be longer than ``job.run.max_tokens``. What is asked of ``generate``
+    depends on ``job`` alone, so that the draws are the same whoever calls this.
     """
     run, result = job.run, ValueResult()
 
@@ -102,18 +102,13 @@ async def value_answers(job: ValueJob, generate: Generate, tokenizer: Any, task:
 
     async def roll_out(prefix: Prefix, first: int, count: int) -> list[Draw]:
         seed = run.seed_of(job.prompt_ids, prefix) + first
-        params = sampling_params(run.sampling, count, run.max_tokens - len(prefix), seed)
-        output = await generate([*job.prompt_ids, *prefix], params)
-        made = [list(one.token_ids) for one in output.outputs]
-        result.prompt_tokens += len(output.prompt_token_ids) * count
-        result.cached_tokens += (output.num_cached_tokens or 0) * count
-        texts = decode_responses(tokenizer, [[*prefix, *ids] for ids in made])
-        asked = [
-            grader.submit(job.gold, text, one.finish_reason) for text, one in zip(texts, output.outputs, strict=True)
-        ]
+        request = Request([*job.prompt_ids, *prefix], count, run.max_tokens - len(prefix), seed)
+        made = await generate(request)
+        texts = decode_responses(tokenizer, [[*prefix, *one.token_ids] for one in made])
+        asked = [grader.submit(job.gold, text, one.finish_reason) for text, one in zip(texts, made, strict=True)]
         # Most grades are there at once, and to wait for one by the event loop costs more than to make it.
         grades = [one.result() if one.done() else await asyncio.wrap_future(one) for one in asked]
-        return [Draw(ids, grade.outcome) for ids, grade in zip(made, grades, strict=True)]
+        return [Draw(one.token_ids, grade.outcome) for one, grade in zip(made, grades, strict=True)]
 
     result.step_ends = [list(answer.step_ends) for answer in answers]
     result.draws, result.pits = await value_problem(answers, run.budget, roll_out)

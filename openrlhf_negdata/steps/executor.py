@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections import Counter
 from typing import Any
 
 from openrlhf_negdata import tasks
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.rollouts import executor
+from openrlhf_negdata.rollouts.engines import Continuation, Request, sampling_params
 from openrlhf_negdata.steps.driver import ValueJob, value_answers
 
 
@@ -31,4 +32,15 @@ class AgentExecutor(executor.AgentExecutor):
             # A node may hold eight actors.
             workers = max(2, len(os.sched_getaffinity(0)) // 8)
             self.tools = load_tokenizer(run.tokenizer, run.trust_remote_code), task, Grader(task, run.timeout, workers)
-        return await value_answers(job, partial(executor.generate, llm_engine), *self.tools)
+        counts = Counter[str]()
+
+        async def generate(request: Request) -> list[Continuation]:
+            params = sampling_params(run.sampling, request.n, request.max_tokens, request.seed)
+            output = await executor.generate(llm_engine, list(request.prompt_ids), params)
+            cached = output.num_cached_tokens or 0
+            counts.update(prompt_tokens=len(request.prompt_ids) * request.n, cached_tokens=cached * request.n)
+            return [Continuation(list(one.token_ids), one.finish_reason) for one in output.outputs]
+
+        result = await value_answers(job, generate, *self.tools)
+        result.prompt_tokens, result.cached_tokens = counts["prompt_tokens"], counts["cached_tokens"]
+        return result

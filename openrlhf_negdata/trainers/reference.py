@@ -19,10 +19,10 @@ import torch
 import torch.distributed
 from tqdm import tqdm
 
-from openrlhf_negdata.datasets.tokens import Pair
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import locked
 from openrlhf_negdata.trainers.processes import from_rank_0
+from openrlhf_negdata.trainers.tokens import Pair
 from openrlhf_negdata.trainers.updates import PairUpdates, sides
 
 #: Pairs between two writes of the file.

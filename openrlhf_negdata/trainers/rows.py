@@ -19,10 +19,11 @@ from openrlhf.models.loss import aggregate_loss
 from openrlhf.trainer.sft_trainer import SFTTrainer
 from openrlhf.utils import get_tokenizer
 
-from openrlhf_negdata.datasets.tokens import TokenSFTDataset, WeightedDataset
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.trainers import checkpoints, outputs, processes, setup
+from openrlhf_negdata.trainers import checkpoints, outputs, processes
 from openrlhf_negdata.trainers.loop import Loop
+from openrlhf_negdata.trainers.model import load_actor, prepare
+from openrlhf_negdata.trainers.tokens import TokenSFTDataset, WeightedDataset, read_rows
 from openrlhf_negdata.trainers.updates import RowUpdates
 
 #: Sums over the counted tokens; weights of others are 0.
@@ -116,12 +117,12 @@ def means_of(sums: list[float]) -> dict[str, float]:
 
 def train(args: Any, strategy: Any, weighted: bool) -> None:
     """Train on the rows of ``--data.dataset`` and write the model."""
-    model = setup.load_actor(args, strategy, args.model.model_name_or_path, for_training=True)
+    model = load_actor(args, strategy, args.model.model_name_or_path, for_training=True)
     tokenizer = get_tokenizer(args.model.model_name_or_path, model.model, "right", strategy)
     folder = Path(args.ckpt.output_dir).parent
 
     def updates_of(path: str, most: int | None) -> tuple[RowUpdates, TokenSFTDataset]:
-        rows = setup.read_rows(path, ("prompt_ids", "response_ids"), model, weighted)
+        rows = read_rows(path, ("prompt_ids", "response_ids"), model, weighted)
         kind = WeightedDataset if weighted else TokenSFTDataset
         data = kind(itertools.islice(rows, most), tokenizer, args.data.max_len, folder)
         strategy.print(f"{path}: {len(data)} rows kept, dropped: {dict(data.dropped) or 'none'}")
@@ -133,7 +134,7 @@ def train(args: Any, strategy: Any, weighted: bool) -> None:
     evaluated = updates_of(args.eval.dataset, None) if args.eval.dataset else None
     if not len(updates):
         raise UserError(f"{len(data)} rows are less than one update of --train.batch_size {args.train.batch_size}")
-    model, optimizer, scheduler = setup.prepare(args, strategy, model, len(updates))
+    model, optimizer, scheduler = prepare(args, strategy, model, len(updates))
     consumed_samples = checkpoints.load(args, strategy, model)
     checkpoints.claim(args)
     trainer = RowTrainer(

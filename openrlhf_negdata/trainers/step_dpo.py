@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from openrlhf.trainer.dpo_trainer import DPOTrainer
 
-from openrlhf_negdata.datasets.tokens import Pair
 from openrlhf_negdata.trainers.loop import Loop
 from openrlhf_negdata.trainers.losses import DPOLoss
+from openrlhf_negdata.trainers.tokens import Pair
 from openrlhf_negdata.trainers.updates import MicroBatch, PairUpdates, sides
 
 #: Of both sides, by their numbers.
@@ -50,6 +50,9 @@ class StepDPOTrainer(Loop, DPOTrainer):
         **host: Any,
     ) -> None:
         self.updates, self.data, self.evaluated = updates, data, evaluated
+        # What OpenRLHF's trainer looks up, and step DPO has no use for.
+        args = host["strategy"].args
+        args.model.aux_loss_coef, args.ds.packing_samples = 0.0, False
         super().__init__(ref_model=None, train_dataloader=None, eval_dataloader=None, **host)
         self.separate = self.args.train.separate_sequences_enable
         settings = self.args.model

@@ -15,8 +15,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from openrlhf_negdata.datasets.tokens import Pair
 from openrlhf_negdata.trainers import packing
+from openrlhf_negdata.trainers.tokens import Pair
 
 Item = TypeVar("Item")
 #: What a process computes at once of pairs: the rows of a batch, and the pairs whose distinct tokens make up a row.

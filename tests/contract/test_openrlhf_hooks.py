@@ -50,7 +50,7 @@ def test_version_is_the_one_pinned():
     assert importlib.metadata.version("openrlhf") == "0.11.2"
 
 
-# What trainers/setup.py and the two trainers build on.
+# What trainers/model.py and the two trainers build on.
 
 
 def test_dpo_trainer_constructor():
@@ -281,11 +281,11 @@ def parser_of(command):
     """The parser that one of our commands runs with."""
     import runpy
 
-    from openrlhf_negdata.trainers import setup
+    from openrlhf_negdata.trainers import command as own
 
     with pytest.MonkeyPatch.context() as patch:
         made = []
-        patch.setattr(setup, "run", lambda parser, *_, **__: made.append(parser))
+        patch.setattr(own, "run", lambda parser, *_, **__: made.append(parser))
         with pytest.raises(SystemExit):
             runpy.run_module(f"openrlhf_negdata.cli.{command}", run_name="__main__")
     return made[0]
@@ -311,7 +311,7 @@ def test_transformers_takes_a_mask_of_four_dimensions_as_it_is():
     assert "if isinstance(attention_mask, (torch.Tensor, BlockMask)) and len(attention_mask.shape) == 4:" in code
 
 
-# What datasets/tokens.py builds on.
+# What trainers/tokens.py builds on.
 
 
 def test_sft_dataset_collate_fn_needs_a_tokenizer_alone():

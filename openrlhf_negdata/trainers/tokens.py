@@ -8,10 +8,12 @@ is tokenised, added or cut; rows that cannot be trained on are dropped, and coun
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,42 @@ from openrlhf.datasets import SFTDataset
 from openrlhf.utils.utils import zero_pad_sequences
 
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.files import read_jsonl
 from openrlhf_negdata.steps.credit import spread
+
+
+def read_rows(paths: str, fields: tuple[str, ...], model: Any, weights: bool = False) -> Iterator[dict[str, Any]]:
+    """The token ids of a set, of files separated by commas, lazily: ``fields`` of every row, each a list of ids that
+    ``model`` knows; its ``problem`` and ``weight``, if it has them; and with ``weights`` its ``step_ends`` and
+    ``weights``, which another trainer must not pass over."""
+    known = model.model.get_input_embeddings().num_embeddings
+
+    def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
+        for field in fields:
+            # By its type: to isinstance, true is an integer.
+            if not isinstance(row[field], list) or not {*map(type, row[field])} <= {int}:
+                raise ValueError(f"{field} is not a list of token ids (build the set with --tokenizer)")
+            if row[field] and not 0 <= min(row[field]) <= max(row[field]) < known:
+                raise ValueError(f"{field} has ids that are none of the model's {known}: built for another model?")
+        if not weights and "weights" in row:
+            raise ValueError("it has weights: train on it with openrlhf_negdata.cli.train_advantage_weighted")
+        if weights:
+            _check_weights(row["step_ends"], row["weights"], len(row["response_ids"]))
+        if not 0 <= row.get("weight", 1.0) < math.inf:
+            raise ValueError(f"weight is {row['weight']}, and must be 0 or more")
+        optional = tuple(field for field in ("problem", "weight") if field in row)
+        return {field: row[field] for field in (*fields, *optional, *(("step_ends", "weights") if weights else ()))}
+
+    return itertools.chain.from_iterable(read_jsonl(file, parse) for file in paths.split(","))
+
+
+def _check_weights(ends: Any, weights: Any, tokens: int) -> None:
+    if not isinstance(ends, list) or not isinstance(weights, list) or len(ends) != len(weights):
+        raise ValueError("step_ends and weights are not two lists of one length")
+    if not {*map(type, ends)} <= {int} or ends != sorted(set(ends)) or (ends and (ends[0] < 1 or ends[-1] != tokens)):
+        raise ValueError(f"step_ends {ends} do not rise to the {tokens} tokens of the response")
+    if not all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights):
+        raise ValueError("weights are not all finite numbers")
 
 
 class Column:
