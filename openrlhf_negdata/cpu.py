@@ -203,6 +203,9 @@ def start_ray(engines: int, actors: int) -> None:
     keeps. openrlhf/cli/train_ppo_ray.py starts none where there is one."""
     import ray
 
+    if " " in sys.executable:
+        # Ray starts a worker that has a runtime_env by a line of shell that quotes nothing (context.py, exec_worker).
+        raise UserError(f"{sys.executable}: without CUDA this needs a Python whose path holds no space")
     os.environ.update(engine_environment(engines))
     ray.init(
         address="local",

@@ -263,6 +263,8 @@ def test_rollouts_are_drawn_as_the_answer_is_and_from_its_very_tokens(ppo, tiny_
 
 def train(folder, model, *more):
     """Updates of 16 answers. What the executors returned, for training and evaluation, and what the loss was given."""
+    if " " in sys.executable:
+        pytest.skip("the command refuses an interpreter whose path holds a space")
     (folder / "probe").mkdir()
     for name, count in (("train", 16), ("test", 4)):
         words = ["--split", "syn", "--count", count, "--output", folder / f"{name}.jsonl"]
@@ -394,3 +396,12 @@ def test_new_weights_reach_the_engine(run, tiny_model):
 def test_what_step_advantages_cost_and_are_is_logged(run):
     for name in ("steps", "rollouts", "rollout_tokens", "rollout_time_share", "first_step", "last_step", "zero_share"):
         assert f"'step_advantage/{name}': " in run.told
+
+
+def test_an_interpreter_whose_path_holds_a_space_is_refused_at_once(monkeypatch):
+    """Ray's own worker start would fail for ever, and say nothing."""
+    from openrlhf_negdata import cpu
+
+    monkeypatch.setattr(sys, "executable", "/with space/python")
+    with pytest.raises(UserError, match="a Python whose path holds no space"):
+        cpu.start_ray(1, 1)
