@@ -141,7 +141,7 @@ def test_an_engine_that_cannot_start_says_why_in_one_line_and_where_its_log_is(r
 JOIN = """
 import os, subprocess, sys
 from openrlhf_negdata.rollouts import engines
-engines._ask_for_a_token()
+engines.ask_for_a_token()
 import ray
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 print("task", ray.get(ray.remote(lambda: 1).remote()))

@@ -14,8 +14,8 @@ from openrlhf_negdata.steps.driver import AHEAD
 HELD_BACK = """
 import asyncio, json, sys, threading, time
 from pathlib import Path
-from openrlhf_negdata.rollouts.engines import Engines, _ask_for_a_token
-_ask_for_a_token()
+from openrlhf_negdata.rollouts.engines import Engines, ask_for_a_token
+ask_for_a_token()
 import ray
 
 go = Path(sys.argv[1])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from openrlhf_negdata.ppo.settings import NEEDED, NEEDED_ON_CPU, Asked, StepAdva
 from openrlhf_negdata.records import Problem
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import encode_response
+from openrlhf_negdata.steps import split_steps
 from openrlhf_negdata.tasks import load
 
 HERE = Path(__file__).parent
@@ -322,15 +324,16 @@ def of_actions(row, name):
 
 
 def assert_that_the_loss_was_given_what_the_executors_returned(run, answers):
-    returned = {}
+    returned, given = Counter(), Counter()
     for answer in run.trained:
         ((start, end),) = answer["action_ranges"]
-        returned[key(answer["rollout_log_probs"][start:end])] = answer["logs"]["step_advantage"][start - 1 : end - 1]
-    assert len(run.loss) == len(returned) == len(run.trained) == answers
+        advantages = answer["logs"]["step_advantage"][start - 1 : end - 1]
+        returned[key(answer["rollout_log_probs"][start:end]), key(advantages)] += 1
     for row in run.loss:
-        assert key(of_actions(row, "advantages")) == key(returned.pop(key(of_actions(row, "rollout"))))
+        given[key(of_actions(row, "rollout")), key(of_actions(row, "advantages"))] += 1
         assert not any(number for number, action in zip(row["advantages"], row["mask"], strict=True) if not action)
-    assert not returned
+    assert returned == given
+    assert given.total() == answers
 
 
 def test_advantages_reach_the_loss_token_for_token(run):
@@ -350,15 +353,16 @@ def test_the_run_holds_what_could_go_wrong(run):
     assert any(row["reward"] for row in run.trained)
 
 
-def test_advantages_of_an_answer_add_up_to_its_reward_less_the_first_value(run):
+def test_advantages_of_an_answer_add_up_to_its_reward_less_the_first_value(run, tiny_model):
+    from transformers import AutoTokenizer
+
+    tokenizer, task = AutoTokenizer.from_pretrained(tiny_model), load(str(HERE / "parity_task.py"))
     for row in run.trained:
         ((start, end),) = row["action_ranges"]
         tokens, advantages = row["observation_tokens"][start:end], row["logs"]["step_advantage"][start - 1 :]
         assert len(advantages) == len(tokens)
-        steps = [advantages[first] for first in range(0, len(tokens), 4)]  # of four words each, the end with the last
-        if len(tokens) % 4 == 1 and not row["truncated"]:
-            steps.pop()
-        first_value = row["reward"] - sum(steps)
+        steps = split_steps(tokens, tokenizer, task)
+        first_value = row["reward"] - sum(advantages[first] for first, _ in steps)
         assert first_value in (0, 0.25, 0.5, 0.75, 1)
         assert row["logs"]["step_advantage/steps"] == len(steps)
         assert row["logs"]["step_advantage/rollouts"] == 4 * len(steps)
