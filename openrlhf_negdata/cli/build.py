@@ -28,7 +28,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from openrlhf_negdata import flags
+from openrlhf_negdata import flags, ownfile
 from openrlhf_negdata.datasets import arms, hub
 from openrlhf_negdata.datasets.build import Sizes, beside, build
 from openrlhf_negdata.datasets.rows import Arm
@@ -244,7 +244,7 @@ def _files(
     """The set and what stands beside it, and all that decides their content."""
     settings: dict[str, Any] = {"command": "build", "arm": name, **flags.in_force(arm), "task": task.identity}
     if name.endswith(".py"):
-        settings |= {"arm": Path(name).name, "arm_file": hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]}
+        settings |= {"arm": Path(name).name, "arm_file": ownfile.digest(Path(name).read_bytes())}
     settings["input"] = made.manifest["settings"] if made else _digests(folder, given.problems_from)
     for flag in (
         "seed",
