@@ -24,6 +24,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from openrlhf_negdata import host
 from openrlhf_negdata.errors import UserError, end, leave
 
 
@@ -201,14 +202,12 @@ def engine_environment(engines: int) -> dict[str, str]:
 def start_ray(engines: int, actors: int) -> None:
     """A private Ray for ``engines`` vLLM engines and ``actors`` processes of models. Its GPUs are a count that it
     keeps. openrlhf/cli/train_ppo_ray.py starts none where there is one."""
-    import ray
-
     if " " in sys.executable:
         # Ray starts a worker that has a runtime_env by a line of shell that quotes nothing (context.py, exec_worker).
         raise UserError(f"{sys.executable}: without CUDA this needs a Python whose path holds no space")
     os.environ.update(engine_environment(engines))
-    ray.init(
-        address="local",
+    host.init_ray(
+        "local",
         num_cpus=engines + actors + 1,  # and the trainer's
         num_gpus=engines + actors,
         include_dashboard=False,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,14 @@ def pytest_collection_modifyitems(items):
 def gsm8k_texts() -> list[str]:
     rows = [json.loads(line) for line in (DATA / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
     return [f"Question: {row['question']}\nAnswer:\n{row['answer']}" for row in rows]
+
+
+@pytest.fixture(autouse=True)
+def no_exit_status_is_lost():
+    """Where SIGCHLD is ignored every command that a test runs seems to succeed."""
+    yield
+    ignored = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigIgn"))
+    assert not int(ignored.split()[1], 16) & 1 << (signal.SIGCHLD - 1)
 
 
 @pytest.fixture(scope="session")

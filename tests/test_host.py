@@ -66,3 +66,24 @@ def test_help_gives_every_flag_its_default_and_an_unknown_flag_two_lines(trainer
     usage, error = done.stderr.splitlines()
     assert usage.startswith(f"usage: {trainer} --model.model_name_or_path MODEL")
     assert error == f"{trainer}: error: unrecognized arguments: --adam.lrr 1"
+
+
+@pytest.mark.parametrize("variable", [None, "true"])
+def test_after_ray_is_started_a_command_that_fails_is_still_seen_to_fail(variable):
+    """Ray makes the kernel reap the children of all that join a node which ends what dead workers leave behind: each
+    command's exit status there reads as 0."""
+    code = (
+        "import os, signal, subprocess\n"
+        "from openrlhf_negdata import host\n"
+        "heard = lambda *_: None\n"
+        "signal.signal(signal.SIGCHLD, heard)\n"
+        "host.init_ray('local', num_cpus=1, include_dashboard=False)\n"
+        "assert signal.getsignal(signal.SIGCHLD) is heard\n"
+        "print(subprocess.run(['false']).returncode, os.environ.get(host.SUBREAPER))\n"
+    )
+    environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    environment.pop(host.SUBREAPER, None)
+    if variable:
+        environment[host.SUBREAPER] = variable
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == [f"1 {variable}"], done.stderr[-2000:]

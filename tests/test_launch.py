@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import openrlhf_negdata
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.files import read_jsonl
 
@@ -189,7 +190,8 @@ def test_launch_by_its_path_in_a_folder_whose_name_holds_a_space(tiny_model, tmp
     environment = tmp_path / "my folder" / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (site,) = environment.glob("lib/python*/site-packages")
-    (site / "ours.pth").write_text("\n".join(path for path in sys.path if os.path.isdir(path)))
+    ours = Path(openrlhf_negdata.__file__).parents[1]  # An editable install may be found without being on sys.path.
+    (site / "ours.pth").write_text("\n".join([str(ours), *(path for path in sys.path if os.path.isdir(path))]))
     (environment / "bin" / "ninja").symlink_to(Path(sys.executable).with_name("ninja"))
     flags = ["--model.model_name_or_path", tiny_model, "--data.dataset", "none.jsonl", "--ckpt.output_dir", "out"]
     words = ["-m", "openrlhf_negdata.cli.main", "launch", "openrlhf_negdata.cli.train_step_dpo", *flags]

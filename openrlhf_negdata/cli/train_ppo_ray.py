@@ -98,7 +98,6 @@ def run(words: list[str], prepare: Callable[[dict[str, Any], bool], None]) -> No
     on_cpu = cpu.without_cuda() and "RAY_ADDRESS" not in os.environ
     if on_cpu:
         engines.ask_for_a_token()
-        os.environ.setdefault(engines.SUBREAPER, "true")
         cpu.setup_ray_worker()
     import openrlhf.utils.config as config
 

@@ -17,9 +17,6 @@ from typing import Any
 from openrlhf_negdata import cpu, host, models
 from openrlhf_negdata.errors import UserError
 
-#: Makes a Ray node end what its dead workers leave behind.
-SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -68,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="a running Ray cluster, such as auto (default: a private one). Each of its nodes needs the model at the "
         "same path. Start its nodes with the environment "
-        f"variable {SUBREAPER}=true, or the engine of an actor that is killed keeps its memory",
+        f"variable {host.SUBREAPER}=true, or the engine of an actor that is killed keeps its memory",
     )
 
 
@@ -124,9 +121,6 @@ class Engines:
 
     def _join_ray(self, engines: int, parallel: int) -> None:
         """Join the cluster of --ray.address, or start a private one."""
-        import ray
-
-        ours: Any
         on_cpu = cpu.without_cuda()
         environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment |= {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
@@ -134,18 +128,16 @@ class Engines:
             environment |= cpu.engine_environment(engines)
         if address := self.flags["ray.address"]:
             try:
-                ours = ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
+                ours = host.init_ray(address, runtime_env={"env_vars": environment}, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise UserError(f"--ray.address {address}: {' '.join(str(error).split()):.300}") from None
         else:
             # A private Ray inherits our environment. A runtime_env would not start its workers where the path of the
             # interpreter holds a space (ray/_private/runtime_env/context.py, exec_worker).
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            # vLLM's engine process outlives an actor that is killed, and holds its memory: Ray is to end it.
-            os.environ.setdefault(SUBREAPER, "true")
             os.environ.update(environment)
-            ours = ray.init(
-                address="local",  # else a cluster that runs on this machine, or did, is joined
+            ours = host.init_ray(
+                "local",  # else a cluster that runs on this machine, or did, is joined
                 num_cpus=max(os.cpu_count() or 1, engines * parallel),
                 num_gpus=engines if on_cpu else None,
                 include_dashboard=False,
