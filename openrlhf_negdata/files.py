@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.forms import BadRow, json_lines, json_row, rows_of
+from openrlhf_negdata.forms import BadRow, rows_of, rows_of_file
 from openrlhf_negdata.records import Problem
 
 if TYPE_CHECKING:
@@ -52,22 +52,21 @@ class Reading:
         self.left_out.append((source, file, number, bad.reason))
 
 
-def read_jsonl(path: str | Path, parse: Callable[[dict[str, Any], int], Row]) -> Iterator[Row]:
-    """``parse(row, line_number)`` of every line of ``path``, lazily; blank lines are passed over. Bytes that are not
+def read_file(path: str | Path, parse: Callable[[dict[str, Any], int], Row]) -> Iterator[Row]:
+    """``parse(row, number)`` of every row of the file ``path``, in any form that :mod:`openrlhf_negdata.forms` reads,
+    lazily; ``number`` is its line in JSON Lines, whose blank lines are passed over. Bytes of JSON and CSV that are not
     UTF-8 come through, and go out again as they were.
 
     Raises:
-        UserError: the file is missing, or a line is not a JSON object or lacks what ``parse`` looks up (with its
-        number).
+        UserError: the file is missing, or a row is malformed or lacks what ``parse`` looks up (with its number).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    for number, line in json_lines(path):
+    for file, number, row in rows_of_file(Path(path), "surrogateescape"):
         try:
-            parsed = _parsed(parse, json_row(line, "surrogateescape"), number)
+            if isinstance(row, BadRow):
+                raise row
+            parsed = _parsed(parse, row, number)
         except BadRow as bad:
-            raise UserError(f"{path}:{number}: malformed row: {bad}") from None
+            raise UserError(f"{file}:{number}: malformed row: {bad}") from None
         yield parsed
 
 

@@ -1,17 +1,21 @@
 """The forms in which data sets are published: each gives the rows that the JSON Lines file of the same rows gives."""
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
+from csv import writer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from openrlhf_negdata.cli.main import main
+from openrlhf_negdata.datasets.own import read_solutions
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import Reading, read_problems
 from openrlhf_negdata.forms import rows_of
@@ -77,6 +81,17 @@ FORMS = {
     "parquet folder": lambda rows, folder: two_tables(rows, folder),
     "hub layout": lambda rows, folder: table(rows, folder / "main" / "train-00000-of-00001.parquet").parents[1],
     "jsonl folder": lambda rows, folder: lines(rows, folder / "train.jsonl").parent,
+    "jsonl.gz": lambda rows, folder: packed(lines(rows, folder / "a.jsonl")),
+    "json list.gz": lambda rows, folder: packed(a_list(rows, folder / "a.json")),
+    "csv.gz": lambda rows, folder: packed(csv(rows, folder / "a.csv")),
+    "gzip by content alone": lambda rows, folder: packed(lines(rows, folder / "a.jsonl")).rename(folder / "b.jsonl"),
+    "csv": lambda rows, folder: csv(rows, folder / "a.csv"),
+    "tsv": lambda rows, folder: tabs(rows, folder / "a.tsv"),
+    "jsonl, marked": lambda rows, folder: marked(lines(rows, folder / "a.jsonl")),
+    "json list, marked": lambda rows, folder: marked(a_list(rows, folder / "a.json")),
+    "csv, marked": lambda rows, folder: marked(csv(rows, folder / "a.csv")),
+    "jsonl.gz, marked": lambda rows, folder: packed(marked(lines(rows, folder / "a.jsonl"))),
+    "gz folder": lambda rows, folder: packed(lines(rows, folder / "train.jsonl")).parent,
     "csv folder": lambda rows, folder: csv(rows, folder / "train.csv").parent,
     "save_to_disk": lambda rows, folder: saved(rows, folder / "saved"),
     "save_to_disk, one split": lambda rows, folder: saved_splits(rows, folder / "saved"),
@@ -93,6 +108,28 @@ def csv(rows: list[dict], path: Path) -> Path:
     import datasets
 
     datasets.Dataset.from_list(rows).to_csv(path)
+    return path
+
+
+def tabs(rows: list[dict], path: Path) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        made = writer(file, delimiter="\t")
+        made.writerow(rows[0])
+        made.writerows(row.values() for row in rows)
+    return path
+
+
+def packed(path: Path) -> Path:
+    """The file, packed by gzip, in place of ``path``."""
+    made = path.with_name(f"{path.name}.gz")
+    made.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    return made
+
+
+def marked(path: Path) -> Path:
+    """The file with a byte-order mark, as editors on Windows write it."""
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     return path
 
 
@@ -160,7 +197,9 @@ def test_splits_are_never_mixed(rows, tmp_path):
         ("parquet", "a.parquet:2: malformed row: the answer has no '####'"),
         ("parquet folder", "0.parquet:2: malformed row: the answer has no '####'"),
         ("jsonl folder", "train.jsonl:2: malformed row: no field 'answer'"),
-        ("csv folder", ":2: malformed row: the answer has no '####'"),
+        ("csv folder", "train.csv:2: malformed row: the answer has no '####'"),
+        ("csv", "a.csv:2: malformed row: the answer has no '####'"),
+        ("jsonl.gz", "a.jsonl.gz:2: malformed row: no field 'answer'"),
         ("save_to_disk", "saved:2: malformed row: the answer has no '####'"),
     ],
 )
@@ -195,6 +234,11 @@ def test_bytes_that_are_not_utf_8_are_bad_rows_in_parquet_too(tmp_path):
 def unreadable(folder: Path) -> dict[str, Path]:
     for name, content in (("a.parquet", "PAR1"), ("a.json", '[{"question": 1'), ("b.json", "[1]")):
         (folder / name).write_text(content)
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(DATA.read_bytes())[:-100])
+    (folder / "wide.jsonl").write_text("{}\n", encoding="utf-16")
+    (folder / "open.csv").write_text('question,answer\n"1+1?,#### 2\n2+2?,#### 4\n')
+    (folder / "twice.csv").write_text("answer,answer\n1,2\n")
+    (folder / "more.csv").write_text("question,answer\n1+1?,#### 2,3\n")
     for name in ("none", "state"):
         (folder / name).mkdir()
     (folder / "state" / "state.json").write_text("{}")
@@ -205,6 +249,11 @@ def unreadable(folder: Path) -> dict[str, Path]:
         "a.json: not JSON": folder / "a.json",
         "b.json:1: malformed row: not a JSON object": folder / "b.json",
         "no such file": folder / "c.parquet",
+        "cut.jsonl.gz: gzip cannot unpack it: ": folder / "cut.jsonl.gz",
+        "wide.jsonl: it is in UTF-16: save it as UTF-8": folder / "wide.jsonl",
+        "open.csv:3: not CSV: ": folder / "open.csv",
+        "twice.csv: two of its columns are called 'answer'": folder / "twice.csv",
+        "more.csv:1: malformed row: 3 cells below the names of 2 columns": folder / "more.csv",
         "none cannot be loaded as a data set: ": folder / "none",
         "state cannot be loaded as a data set: ": folder / "state",
         "far cannot be loaded as a data set: ": folder / "far",
@@ -222,6 +271,40 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
         with pytest.raises(UserError, match="write hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT"):
             rows_of(name).__next__()
     assert not (tmp_path / "set.jsonl").exists()
+
+
+def test_answers_that_are_graded_come_in_every_form_of_a_file(rows, tmp_path):
+    """The same rows come out of `grade`, whatever they came in; and a folder of one's own may hold them in any."""
+    answers = [{"problem": str(i), "gold": row["answer"], "response": row["answer"]} for i, row in enumerate(rows, 1)]
+    expected = None
+    for form in ("jsonl", "json list", "parquet", "csv", "tsv", "jsonl.gz", "csv.gz", "jsonl, marked"):
+        (tmp_path / form).mkdir()
+        source, output = FORMS[form](answers, tmp_path / form), tmp_path / form / "graded"
+        assert main(["grade", "--task", "gsm8k", "--input", str(source), "--output", str(output)]) == 0
+        expected = expected or output.read_text()
+        assert output.read_text() == expected, form
+    own = tmp_path / "own"
+    own.mkdir()
+    table([json.loads(line) for line in expected.splitlines()], own / "traces.parquet")
+    packed(lines(rows, own / "problems.jsonl"))
+    problems, traces = read_solutions(own, GSM8K)
+    assert (len(problems), len(traces), {trace.outcome for trace in traces}) == (60, 60, {"correct"})
+    lines(rows, own / "problems.jsonl")
+    with pytest.raises(UserError, match=r"problems\.jsonl and problems\.jsonl\.gz: leave one of them there"):
+        read_solutions(own, GSM8K)
+
+
+def test_a_long_cell_of_csv_is_whole(tmp_path):
+    (tmp_path / "a.csv").write_text(f'question,gold\n"{"1+" * 100_000}1?",2\n')
+    (problem,) = read_problems(tmp_path / "a.csv", GSM8K)
+    assert len(problem.question) == 200_002
+
+
+def test_bytes_of_csv_that_are_not_utf_8_are_bad_rows(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"question,gold\n1+1?,2\n\xff,3\n2+2?,4\n")
+    reading = Reading(skip_bad_rows=True)
+    assert [problem.gold for problem in read_problems(tmp_path / "a.csv", GSM8K, reading)] == ["2", "4"]
+    assert [(line, reason) for _, _, line, reason in reading.left_out] == [(2, "not_utf8")]
 
 
 def offline(code: str, *words: object, home: Path) -> subprocess.CompletedProcess:
@@ -271,3 +354,16 @@ def test_reading_json_lines_imports_neither_datasets_nor_torch():
     )
     told = subprocess.run([sys.executable, "-c", code, DATA], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("form", ["jsonl.gz", "parquet", "json list", "jsonl, marked"])
+def test_a_training_set_is_the_same_in_every_form(tmp_path, form):
+    """In a table every row has every field; one that a row of JSON lacks holds nothing there."""
+    from openrlhf_negdata.trainers.tokens import read_rows
+
+    sides = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5]}
+    rows = [sides | {"problem": "p1", "weight": 0.5}, sides]
+    embeddings = SimpleNamespace(num_embeddings=6)
+    model = SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: embeddings))
+    source = FORMS[form](rows, tmp_path)
+    assert list(read_rows(str(source), ("prompt_ids", "chosen_ids", "rejected_ids"), model)) == rows

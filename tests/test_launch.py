@@ -12,7 +12,7 @@ import pytest
 
 import openrlhf_negdata
 from openrlhf_negdata.cli.main import main
-from openrlhf_negdata.files import read_jsonl
+from openrlhf_negdata.files import read_file
 
 COMMANDS = {
     "train_sft": ["--data.input_key", "question", "--data.output_key", "solution", "--data.input_template", "{} "],
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     problems = ["problems", "--task", "running_value", "--split", "base", "--count", "16"]
     assert main([*problems, "--output", str(folder / "train_sft.jsonl")]) == 0
-    rows = list(read_jsonl(folder / "train_sft.jsonl", lambda row, _: row))
+    rows = list(read_file(folder / "train_sft.jsonl", lambda row, _: row))
     with (folder / "train_dpo.jsonl").open("w", encoding="utf-8") as pairs:
         for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
             pair = {"prompt": row["question"] + " ", "chosen": row["solution"], "rejected": other["solution"]}
@@ -119,7 +119,7 @@ def test_two_processes_train_and_evaluate_as_one_does(train, tiny_model, data, t
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as rows:
-        for number, row in enumerate(read_jsonl(data / "train_dpo.jsonl", lambda row, _: row)):
+        for number, row in enumerate(read_file(data / "train_dpo.jsonl", lambda row, _: row)):
             ids = {key: tokenizer(text)["input_ids"] for key, text in row.items()}
             made = {"prompt_ids": ids["prompt"], "chosen_ids": ids["chosen"], "rejected_ids": ids["rejected"]}
             if trainer == "train_advantage_weighted":

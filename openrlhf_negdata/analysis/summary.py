@@ -14,7 +14,7 @@ from typing import Any
 
 from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import read_jsonl
+from openrlhf_negdata.files import read_file
 from openrlhf_negdata.records import CORRECT, OUTCOMES
 from openrlhf_negdata.steps.estimates import wilson
 
@@ -78,7 +78,7 @@ def read_times(path: str | Path) -> dict[str, float]:
         return stage, seconds
 
     total: dict[str, float] = {}
-    for stage, seconds in read_jsonl(path, parse):
+    for stage, seconds in read_file(path, parse):
         total[stage] = total.get(stage, 0.0) + seconds
     return total
 

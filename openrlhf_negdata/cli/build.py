@@ -35,7 +35,7 @@ from openrlhf_negdata.datasets.rows import Arm
 from openrlhf_negdata.datasets.source import Source
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import BadRowError, Output, Reading, source_name
-from openrlhf_negdata.forms import ACCEPTED, rows_of
+from openrlhf_negdata.forms import ACCEPTED, file_named, rows_of
 from openrlhf_negdata.help import HelpFormatter
 from openrlhf_negdata.models import load_tokenizer, tokenizer_files
 from openrlhf_negdata.rollouts import prompts
@@ -203,7 +203,8 @@ def _input(given: argparse.Namespace) -> Path | None:
     folder = Path(given.input)
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
-    own = next((name for name in ("manifest.json", "problems.jsonl") if (folder / name).is_file()), None)
+    files = (folder / "manifest.json", file_named(folder, "problems"))
+    own = next((file.name for file in files if file.is_file()), None)
     if given.problems_from and own:
         raise UserError(f"--problems_from {given.problems_from}: {folder} has problems of its own ({own})")
     if not given.problems_from and not own:
@@ -261,7 +262,7 @@ def _files(
     if given.tokenizer:
         files = tokenizer_files(Path(given.tokenizer)) if Path(given.tokenizer).is_dir() else []
         settings["tokenizer"] = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    own = [folder / part for part in ("problems.jsonl", "traces.jsonl")] if folder else []
+    own = [file_named(folder, part) for part in ("problems", "traces")] if folder else []
     read = filter(None, (given.problems_from, given.task, name if name.endswith(".py") else None))
     return Output(output, settings, inputs=[*own, *read, *given.decontaminate], beside=beside(output))
 
@@ -269,7 +270,7 @@ def _files(
 def _digests(folder: Path | None, problems_from: str | None) -> dict[str, str]:
     """The content of a folder that no command of ours made, and of problems that lie elsewhere."""
     digests = {source_name(problems_from): _digest(problems_from)} if problems_from else {}
-    for file in (folder / name for name in ("problems.jsonl", "traces.jsonl")) if folder else ():
+    for file in (file_named(folder, name) for name in ("problems", "traces")) if folder else ():
         if file.is_file():
             digests[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return digests

@@ -29,7 +29,8 @@ from typing import Any
 from tqdm import tqdm
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import Output, read_jsonl, write_jsonl
+from openrlhf_negdata.files import Output, read_file, write_jsonl
+from openrlhf_negdata.forms import FILES
 from openrlhf_negdata.grading import TIMEOUT, grade_rows
 from openrlhf_negdata.records import CORRECT, NO_ANSWER, OUTCOMES, WRONG
 from openrlhf_negdata.rollouts.store import Run
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", help="a built-in task, or the path of a .py file; of a run of a built-in task: its own"
     )
-    parser.add_argument("--input", type=Path, required=True, help="a .jsonl file, or the folder of a complete run")
+    parser.add_argument("--input", type=Path, required=True, help=f"{FILES}; or the folder of a complete run")
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl file, or the folder, to write")
     add_grading_flag(parser)
     parser.add_argument(
@@ -95,7 +96,7 @@ def _grade_file(args: argparse.Namespace) -> None:
     def parse(row: dict[str, Any], _: int) -> dict[str, Any]:
         return _check_answers(row, task)
 
-    total = sum(1 for _ in read_jsonl(args.input, parse))
+    total = sum(1 for _ in read_file(args.input, parse))
     if not total:
         raise UserError(f"{args.input}: no rows in it")
     counts: Counter[str] = Counter()
@@ -105,11 +106,11 @@ def _grade_file(args: argparse.Namespace) -> None:
         nonlocal unread
         grades = grade_rows(
             task,
-            (answer for row in read_jsonl(args.input, parse) for answer in _answers(row, task)),
+            (answer for row in read_file(args.input, parse) for answer in _answers(row, task)),
             args.timeout,
             args.workers,
         )
-        for row in tqdm(read_jsonl(args.input, parse), total=total, desc="grade", unit="row", disable=None):
+        for row in tqdm(read_file(args.input, parse), total=total, desc="grade", unit="row", disable=None):
             graded = [next(grades) for _ in _answers(row, task)]
             outcomes, answers = [one.outcome for one in graded], [one.answer for one in graded]
             counts.update(outcomes)

@@ -169,7 +169,7 @@ def _check(name: str, arm: Arm, source: Source, sizes: Sizes, reading: Reading) 
         trace = next(iter(answers), None)
         if trace is None or trace.outcome is None:
             how = "graded answers: run `negdata grade` first and give its output"
-            bad = Counter(reason for of, _, _, reason in reading.left_out if of == "traces.jsonl")
+            bad = Counter(reason for of, _, _, reason in reading.left_out if of.startswith("traces."))
             why = f": all rows of it are bad ({dict(bad)})" if bad else ""
             raise UserError(f"{source.name} has no {how if run else 'traces.jsonl with graded answers'}{why}")
 

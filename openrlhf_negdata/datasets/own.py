@@ -3,6 +3,7 @@
     problems.jsonl    or ``problems_from``: any form that :mod:`openrlhf_negdata.forms` reads
     traces.jsonl      rows of `negdata grade` with the problem they answer
 
+Either file may be in another form, such as traces.jsonl.gz or problems.parquet.
 A row of traces.jsonl names its problem by ``problem``, its id, or by ``question``, its text. ``response`` is text, or
 a list of texts; then ``outcome`` is a list as well.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata.files import Reading, read_problems, read_rows
-from openrlhf_negdata.forms import BadRow
+from openrlhf_negdata.forms import BadRow, file_named
 from openrlhf_negdata.records import OUTCOMES, Problem, Trace
 from openrlhf_negdata.tasks import Task
 
@@ -28,8 +29,8 @@ def read_solutions(
     with_answers: bool = True,
 ) -> tuple[list[Problem], list[Trace]]:
     """The problems of ``folder``, or else of ``problems_from``, and the answers in ``folder`` if there are any."""
-    problems = read_problems(problems_from or Path(folder or "") / "problems.jsonl", task, reading)
-    traces = Path(folder) / "traces.jsonl" if folder and with_answers else None
+    problems = read_problems(problems_from or file_named(Path(folder or ""), "problems"), task, reading)
+    traces = file_named(Path(folder), "traces") if folder and with_answers else None
     if traces is None or not traces.exists():
         return problems, []
     rows = read_rows(traces, _Known(problems).answers, reading)

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import only_writer, read_jsonl, write_json, write_jsonl
+from openrlhf_negdata.files import only_writer, read_file, write_json, write_jsonl
 from openrlhf_negdata.models import load_tokenizer, tokenizer_files
 from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
 from openrlhf_negdata.tasks import BUILT_IN, Task, load
@@ -321,7 +321,7 @@ def refuse_other_settings(path: Path, made: dict[str, Any], wanted: dict[str, An
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    return read_jsonl(path, lambda row, _: row)
+    return read_file(path, lambda row, _: row)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

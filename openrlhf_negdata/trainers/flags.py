@@ -96,7 +96,7 @@ def _add_data(parser: argparse.ArgumentParser, epochs: int) -> None:
     a("--model.trust_remote_code", action=_FLAG, help="run Python code that the model folder carries")
     a("--model.gradient_checkpointing_enable", action=_FLAG, help="trade compute for memory")
     a("--model.gradient_checkpointing_reentrant", action=_FLAG, help="use re-entrant checkpointing")
-    a("--data.dataset", required=True, help="training set: .jsonl files of `negdata build`, comma-separated")
+    a("--data.dataset", required=True, help="training set: files of `negdata build`, comma-separated")
     a(
         "--data.max_len",
         type=int,
@@ -109,7 +109,7 @@ def _add_data(parser: argparse.ArgumentParser, epochs: int) -> None:
         default=sys.maxsize,
         help="use the first this many rows; OpenRLHF leaves out what is beyond a million",
     )
-    a("--eval.dataset", default=None, help="held-out rows of the same kind, .jsonl files, comma-separated")
+    a("--eval.dataset", default=None, help="held-out rows of the same kind, files, comma-separated")
     a("--eval.steps", type=int, default=-1, help="updates between their evaluations, -1: an epoch's; the last has one")
     a("--train.batch_size", type=int, default=128, help="rows an update, over all processes")
     a("--train.max_epochs", type=int, default=epochs, help="passes over the training set")

@@ -24,7 +24,7 @@ from openrlhf.datasets import SFTDataset
 from openrlhf.utils.utils import zero_pad_sequences
 
 from openrlhf_negdata.errors import UserError
-from openrlhf_negdata.files import read_jsonl
+from openrlhf_negdata.files import read_file
 from openrlhf_negdata.steps.credit import spread
 
 
@@ -41,16 +41,17 @@ def read_rows(paths: str, fields: tuple[str, ...], model: Any, weights: bool = F
                 raise ValueError(f"{field} is not a list of token ids (build the set with --tokenizer)")
             if row[field] and not 0 <= min(row[field]) <= max(row[field]) < known:
                 raise ValueError(f"{field} has ids that are none of the model's {known}: built for another model?")
-        if not weights and "weights" in row:
+        # In a table, a field that other rows have is there and holds nothing.
+        if not weights and row.get("weights") is not None:
             raise ValueError("it has weights: train on it with openrlhf_negdata.cli.train_advantage_weighted")
         if weights:
             _check_weights(row["step_ends"], row["weights"], len(row["response_ids"]))
-        if not 0 <= row.get("weight", 1.0) < math.inf:
+        optional = tuple(field for field in ("problem", "weight") if row.get(field) is not None)
+        if "weight" in optional and not 0 <= row["weight"] < math.inf:
             raise ValueError(f"weight is {row['weight']}, and must be 0 or more")
-        optional = tuple(field for field in ("problem", "weight") if field in row)
         return {field: row[field] for field in (*fields, *optional, *(("step_ends", "weights") if weights else ()))}
 
-    return itertools.chain.from_iterable(read_jsonl(file, parse) for file in paths.split(","))
+    return itertools.chain.from_iterable(read_file(file, parse) for file in paths.split(","))
 
 
 def _check_weights(ends: Any, weights: Any, tokens: int) -> None:
