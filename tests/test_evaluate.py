@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from openrlhf_negdata import models
+from openrlhf_negdata.analysis import answers
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.rollouts.store import Run
 
@@ -51,10 +52,11 @@ def root(tiny_model, tmp_path_factory):
 
 def figures(root, output, *arms):
     where = ["--task", TASK, "--problems", root / "p", "--output", root / output, "--q_problems", 5, "--q_rollouts", 2]
+    where += ["--rollout.n_samples_per_prompt", 3]
     status, told = command("evaluate", *where, "--models", *(f"{arm}={root / arm}" for arm in arms))
     assert status == 0, told[-3000:]
     made = {arm: json.loads((root / output / f"{arm}.json").read_text()) for arm in arms}
-    return {arm: {key: told[key] for key in ("wrong", "outcomes", "q_by_step")} for arm, told in made.items()}
+    return {arm: {key: told[key] for key in ("wrong", "outcomes", "q_by_step", "votes")} for arm, told in made.items()}
 
 
 def test_an_arm_has_the_same_figures_beside_others_and_alone(root):
@@ -64,6 +66,17 @@ def test_an_arm_has_the_same_figures_beside_others_and_alone(root):
     # They can be told apart: what is equal above is not equal anyway.
     assert beside["a"]["wrong"] != beside["rope"]["wrong"]
     assert beside["a"]["outcomes"] != beside["ends"]["outcomes"]
+    assert beside["a"]["votes"] != beside["rope"]["votes"]
+    for arm, told in beside.items():
+        kept = answers.read(root / "beside", arm)
+        assert [int(one.outcome != "correct") for one in kept if one.sample == 0] == told["wrong"]
+        assert [one.sample for one in kept] == [*range(4)] * 40
+        spent = json.loads((root / "beside" / f"{arm}.json").read_text())["spent"]
+        rollouts = sum(map(sum, told["q_by_step"]["count"]))
+        assert (spent["answers"], spent["rollouts"]) == (160, rollouts)
+        assert spent["tokens"] > sum(one.tokens for one in kept)
+    pairs = answers.side_by_side(root / "beside", ("a", "rope"))
+    assert len(pairs) == 40
 
 
 def test_a_model_that_lacks_a_part_of_its_weights_is_refused_in_one_line(root):

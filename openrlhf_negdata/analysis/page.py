@@ -51,6 +51,7 @@ def page(summary: dict[str, Any], task: str, traces: Sequence[ShownTrace], outco
         _errors(made["errors"], arms),
         _differences(made["differences"]) if "differences" in made else "",
         _q(made["q"], summary["q_by_step"]) if "q" in made else "",
+        _at_k(made["at_k"]) if "at_k" in made else "",
         traces_section(traces, outcomes) if outcomes else "",
         _section("Time by stage", tables.as_html(made["times"])) if "times" in made else "",
         _section("Settings", tables.as_html(made["settings"], "texts")),
@@ -187,6 +188,15 @@ def _q(table: tables.Table, q_by_step: dict[str, list[dict[str, Any]]]) -> str:
         f"<details><summary>The figures</summary>\n{tables.as_html(table)}</details>\n"
         '<p class="note">Mean over problems of the share of rollouts that were right; bands are BCa bootstrap '
         "intervals over problems.</p>\n",
+    )
+
+
+def _at_k(table: tables.Table) -> str:
+    return _section(
+        "Several answers a problem",
+        f"{tables.as_html(table)}"
+        '<p class="note">In percent, of sampled answers. pass@1: the share that is right. pass@k: one of k is right. '
+        "maj@k: the answer that most of k give is right, ties drawn. BCa bootstrap over problems.</p>\n",
     )
 
 

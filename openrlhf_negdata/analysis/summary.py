@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openrlhf_negdata.analysis.at_k import majority_at, pass_at, sizes
 from openrlhf_negdata.analysis.intervals import mean_interval, paired_difference
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_file
@@ -31,7 +32,8 @@ class Arm:
     """One evaluated policy. ``wrong`` and ``trace_wrong`` hold one 0/1 a problem, in the order of the problems.
 
     ``q_by_step`` holds one list a problem: entry i is the share of rollouts that were right from before step i of its
-    reference solution, None where no rollouts were made.
+    reference solution, None where no rollouts were made. ``votes`` holds the samples of each problem, all equally
+    many, as :mod:`.at_k` has them, where the policy was sampled.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Arm:
     trace_wrong: list[int] | None
     outcomes: dict[str, int]
     q_by_step: list[list[float | None]] | None
+    votes: list[list[int]] | None = None
 
 
 def read_evaluation(folder: str | Path) -> tuple[list[Arm], dict[str, Any]]:
@@ -99,6 +102,7 @@ def summarize(
         "arms": {arm.name: _errors(arm) for arm in arms},
         "differences": _differences(arms, compare),
         "q_by_step": {arm.name: _mean_q(arm.q_by_step) for arm in arms if arm.q_by_step is not None},
+        "at_k": {arm.name: _at_k(arm.votes) for arm in arms if arm.votes is not None},
         "seconds": seconds,
         "settings": settings,
     }
@@ -138,6 +142,7 @@ def _arm(row: dict[str, Any]) -> Arm:
         trace_wrong=None if row["trace_wrong"] is None else _zeros_and_ones(row, "trace_wrong", problems),
         outcomes={outcome: outcomes.get(outcome, 0) for outcome in OUTCOMES},
         q_by_step=None if q_by_step is None else _shares(q_by_step["correct"], q_by_step["count"]),
+        votes=None if row.get("votes") is None else _votes(row["votes"], problems),
     )
 
 
@@ -145,6 +150,14 @@ def _zeros_and_ones(row: dict[str, Any], field: str, problems: int) -> list[int]
     if not problems or len(row[field]) != problems or not set(row[field]) <= {0, 1}:
         raise ValueError(f"{field} is not one 0 or 1 for each of {problems} problems")
     return [int(value) for value in row[field]]
+
+
+def _votes(votes: list[list[int]], problems: int) -> list[list[int]]:
+    if len(votes) != problems or len({len(of_one) for of_one in votes}) != 1 or not votes[0]:
+        raise ValueError(f"votes are not equally many for each of {problems} problems")
+    if not all(type(vote) is int and vote >= 0 for of_one in votes for vote in of_one):
+        raise ValueError("votes are not numbers of 0 or more")
+    return votes
 
 
 def _shares(correct: list[list[int]], count: list[list[int]]) -> list[list[float | None]]:
@@ -192,6 +205,18 @@ def _differences(arms: Sequence[Arm], asked: Iterable[tuple[str, str]]) -> list[
     for arm, minus in _compared(arms, asked):
         value, low, high = paired_difference(named[arm].wrong, named[minus].wrong)
         rows.append({"arm": arm, "minus": minus, "difference": value, "low": low, "high": high})
+    return rows
+
+
+def _at_k(votes: list[list[int]]) -> list[dict[str, Any]]:
+    """pass@k and maj@k, each the mean over problems with its interval; maj@k from 3 on, where votes can decide."""
+    rows = []
+    for k in sizes(len(votes[0])):
+        row: dict[str, Any] = {"k": k}
+        for name, at_k, least in (("pass", pass_at, 1), ("majority", majority_at, 3)):
+            told = mean_interval([at_k(of_one, k) for of_one in votes]) if k >= least else (None, None, None)
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), told, strict=True))
+        rows.append(row)
     return rows
 
 

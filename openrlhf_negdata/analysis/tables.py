@@ -37,6 +37,7 @@ def of_summary(summary: dict[str, Any]) -> dict[str, Table]:
         "errors": errors(summary["arms"]),
         "differences": differences(summary["differences"]),
         "q": q_by_step(summary["q_by_step"]),
+        "at_k": at_k(summary["at_k"]),
         "times": times(summary["seconds"]),
         "settings": settings(summary["settings"], summary["arms"]),
     }
@@ -73,6 +74,21 @@ def q_by_step(arms: dict[str, list[dict[str, Any]]]) -> Table:
     at = {arm: {row["step"]: share(row["q"], row["low"], row["high"]) for row in rows} for arm, rows in arms.items()}
     rows = [[str(step), *(known.get(step, "") for known in at.values())] for step in steps]
     return Table("Mean Q by steps of the reference solution given", ["steps given", *arms], rows)
+
+
+def at_k(arms: dict[str, list[dict[str, Any]]]) -> Table:
+    """pass@k and maj@k of each arm that was sampled."""
+    ks = sorted({row["k"] for rows in arms.values() for row in rows})
+    columns = [(name, k) for name in ("pass", "majority") for k in ks if name == "pass" or k > 2]
+    rows = []
+    for arm, known in arms.items():
+        at = {row["k"]: row for row in known}
+        cells = [
+            [at[k][f"{name}{end}"] for end in ("", "_low", "_high")] if k in at else [None] * 3 for name, k in columns
+        ]
+        rows.append([arm, *(percent(*cell) for cell in cells)])
+    head = ["arm", *(f"{'pass' if name == 'pass' else 'maj'}@{k}" for name, k in columns)]
+    return Table("Sampled answers, %, with 95 % intervals over problems", head, rows)
 
 
 def times(seconds: dict[str, float]) -> Table:

@@ -18,7 +18,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.steps.rules import PITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from openrlhf_negdata.analysis.tables import Table
     from openrlhf_negdata.rollouts.store import Run
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--traces {args.traces}: want 0 or more")
     arms, settings = summary.read_evaluation(args.evaluation)
     seconds = summary.read_times(args.times) if args.times else {}
-    said = summary.summarize(arms, settings, seconds, [_pair(word) for word in args.compare])
+    said = summary.summarize(arms, settings, seconds, [pair_of_arms(word) for word in args.compare])
     traces: list[ShownTrace] = []
     outcomes = Counter[str]()
     if args.values:
@@ -78,17 +78,17 @@ def run(args: argparse.Namespace) -> None:
     with replacing(output / "report.html") as file:
         file.write(page.page(said, arms[0].task, traces, outcomes))
     print(f"wrote {output / 'summary.json'} and {output / 'report.html'}\n")
-    _print([table for about, table in tables.of_summary(said).items() if about != "settings"])
+    print_tables([table for about, table in tables.of_summary(said).items() if about != "settings"])
 
 
-def _pair(word: str) -> tuple[str, str]:
+def pair_of_arms(word: str) -> tuple[str, str]:
     first, colon, second = word.partition(":")
     if not (first and colon and second):
         raise UserError(f"--compare {word}: write A:B, the names of two arms")
     return first, second
 
 
-def _print(made: list[Table]) -> None:
+def print_tables(made: Iterable[Table]) -> None:
     """Tables on standard output, plain text of one width where it is not a terminal."""
     from rich.console import Console
 
