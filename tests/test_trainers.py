@@ -148,6 +148,23 @@ def test_killed_run_reaches_the_weights_of_one_left_alone(history):
     assert all((alone[name] != start[name]).any() for name in start)
 
 
+def test_every_update_has_one_row_of_metrics_beside_the_model_whatever_kills_there_were(history):
+    alone, killed = (
+        [json.loads(line) for line in (history.folder / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("alone", "killed")
+    )
+    for rows in (alone, killed):
+        assert [row["update"] for row in rows] == list(range(1, UPDATES + 1))
+        assert {"loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second"} <= rows[0].keys()
+    told = logged(history.runs["alone"].logs, "loss")
+    assert [row["loss"] for row in alone] == pytest.approx(list(told.values()), rel=1e-6)
+    for name in ("loss", "lr", "tokens"):
+        assert [row[name] for row in killed] == pytest.approx([row[name] for row in alone], rel=0.02)
+    # The run that was killed in its fifth update had told of that one already.
+    assert "killed.metrics.jsonl" in history.runs["killed"].there
+    assert "killed.metrics.jsonl" not in history.runs["last"].there
+
+
 def test_kills_during_a_save_leave_the_last_good_checkpoint(history, train):
     """Killed twice with half of a second checkpoint written, which is the newer one and so would be kept in place of
     the first; then as the file that names the third is opened."""

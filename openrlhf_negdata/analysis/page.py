@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any
 
 from openrlhf_negdata.analysis import tables
-from openrlhf_negdata.analysis.plots import errors_svg, q_svg
+from openrlhf_negdata.analysis.plots import curves_svg, errors_svg, q_svg
 from openrlhf_negdata.analysis.tables import escape
 from openrlhf_negdata.analysis.traces import ShownTrace
 from openrlhf_negdata.records import CORRECT, OUTCOMES
@@ -35,9 +35,16 @@ _HEAD = """<!doctype html>
 """
 
 
-def page(summary: dict[str, Any], task: str, traces: Sequence[ShownTrace], outcomes: Counter[str]) -> str:
+def page(
+    summary: dict[str, Any],
+    task: str,
+    traces: Sequence[ShownTrace],
+    outcomes: Counter[str],
+    curves: dict[str, Any] | None = None,
+) -> str:
     """The whole page; ``summary`` is as :func:`.summary.summarize` makes it, ``traces`` and ``outcomes`` as
-    :func:`.traces.choose_traces` does, empty where there is no value run.
+    :func:`.traces.choose_traces` does, empty where there is no value run; ``curves`` as :func:`.curves.read_curves`
+    does.
     """
     arms = summary["arms"]
     problems = next(iter(arms.values()))["problems"]
@@ -53,6 +60,7 @@ def page(summary: dict[str, Any], task: str, traces: Sequence[ShownTrace], outco
         _q(made["q"], summary["q_by_step"]) if "q" in made else "",
         _at_k(made["at_k"]) if "at_k" in made else "",
         traces_section(traces, outcomes) if outcomes else "",
+        _curves(curves) if curves else "",
         _section("Time by stage", tables.as_html(made["times"])) if "times" in made else "",
         _section("Settings", tables.as_html(made["settings"], "texts")),
         "</main>\n</body>\n</html>\n",
@@ -197,6 +205,17 @@ def _at_k(table: tables.Table) -> str:
         f"{tables.as_html(table)}"
         '<p class="note">In percent, of sampled answers. pass@1: the share that is right. pass@k: one of k is right. '
         "maj@k: the answer that most of k give is right, ties drawn. BCa bootstrap over problems.</p>\n",
+    )
+
+
+def _curves(curves: dict[str, Any]) -> str:
+    held_out = " The orange dots are of held-out rows." if any(lines["held_out"] for lines in curves.values()) else ""
+    return _section(
+        "Training",
+        '<figure role="img" aria-label="Loss by update of each arm; metrics.jsonl of its model has the figures">'
+        f"{curves_svg(curves)}</figure>\n"
+        f'<p class="note">Loss by update, of metrics.jsonl of each model.{held_out} Every panel has its own scales: '
+        "losses of different trainers cannot be compared.</p>\n",
     )
 
 

@@ -81,6 +81,29 @@ def q_svg(q_by_step: dict[str, list[dict[str, Any]]]) -> str:
     return _svg(draw)
 
 
+def curves_svg(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
+    """Loss by update, a panel an arm, each with its own scales: losses of different trainers cannot be compared.
+    ``curves`` is of :func:`.curves.read_curves`, not empty."""
+
+    def draw() -> Figure:
+        columns = min(4, len(curves))
+        rows = -(-len(curves) // columns)
+        figure, axes = _figure(rows, columns, max(3.6, 2.15 * columns), 0.5 + 1.7 * rows, share=False)
+        for panel, (arm, lines) in zip(axes, curves.items(), strict=False):
+            panel.plot(*zip(*lines["loss"], strict=True), color=_ANSWER, linewidth=1.2)
+            if lines["held_out"]:
+                panel.plot(*zip(*lines["held_out"], strict=True), color=_TRACE, marker="o", markersize=4)
+            panel.set_title(arm, fontsize=10, color=_INK)
+            panel.grid(color=_LINE, linewidth=0.8)
+        for panel in axes[len(curves) :]:
+            panel.remove()
+        figure.supxlabel("update", fontsize=10, color=_INK)
+        figure.supylabel("loss", fontsize=10, color=_INK)
+        return figure
+
+    return _svg(draw)
+
+
 def _q_line(axes: Axes, rows: list[dict[str, Any]], colour: str, marker: str, style: str) -> None:
     steps = [row["step"] for row in rows]
     axes.fill_between(
@@ -89,13 +112,14 @@ def _q_line(axes: Axes, rows: list[dict[str, Any]], colour: str, marker: str, st
     axes.plot(steps, [row["q"] for row in rows], color=colour, marker=marker, linestyle=style, markersize=4)
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` by ``height`` inches and its axes in reading order, all with the same scales."""
+def _figure(rows: int, columns: int, width: float, height: float, share: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of ``width`` by ``height`` inches and its axes in reading order, all with the same scales if they
+    ``share`` them."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    axes = list(figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flat)
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(_LINE)

@@ -1,7 +1,8 @@
 """Make the report of an evaluation: summary.json, report.html, and the table on standard output.
 
 report.html is one file that needs no network: test error of every arm with 95 % intervals over problems, differences
-on the same problems, Q by step, time by stage, settings, and traces with every step coloured by its advantage.
+on the same problems, Q by step, pass@k and maj@k, time by stage, settings, the loss by update of the models that our
+trainers made, and traces with every step coloured by its advantage.
 
     negdata report --evaluation evaluation --values values --output report --compare dpo:rft
 """
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     # scipy takes a second to import: `--help` does not wait for it.
     from openrlhf_negdata.analysis import page, summary, tables
+    from openrlhf_negdata.analysis.curves import read_curves
     from openrlhf_negdata.analysis.traces import ShownTrace, choose_traces
     from openrlhf_negdata.files import replacing, write_json
     from openrlhf_negdata.rollouts.store import Run
@@ -73,10 +75,11 @@ def run(args: argparse.Namespace) -> None:
             values, args.traces, _decoder(values, vars(args)["model.trust_remote_code"]), args.pit
         )
 
+    curves = read_curves(arms)
     output = Path(args.output)
     write_json(output / "summary.json", said)
     with replacing(output / "report.html") as file:
-        file.write(page.page(said, arms[0].task, traces, outcomes))
+        file.write(page.page(said, arms[0].task, traces, outcomes, curves))
     print(f"wrote {output / 'summary.json'} and {output / 'report.html'}\n")
     print_tables([table for about, table in tables.of_summary(said).items() if about != "settings"])
 

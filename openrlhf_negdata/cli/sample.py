@@ -1,6 +1,7 @@
 """Let a policy answer every problem several times, on OpenRLHF's vLLM actors.
 
     negdata sample --task gsm8k --problems train.jsonl --model.model_name_or_path MODEL --output traces
+    negdata sample ... --dry_run --rate_of RUN        how many tokens and how long it would take
 
 The output folder holds the very token ids the engine sampled. Run again after a kill, it goes on after the last whole
 shard; run again when done, it does nothing.
@@ -9,16 +10,18 @@ shard; run again when done, it does nothing.
 from __future__ import annotations
 
 import argparse
+import time
 from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
 from openrlhf_negdata import cpu, models
+from openrlhf_negdata.cli import dry_run
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.forms import ACCEPTED
-from openrlhf_negdata.records import Trace, content_seed
+from openrlhf_negdata.records import Problem, Trace, content_seed
 from openrlhf_negdata.rollouts import engines, prompts
 from openrlhf_negdata.rollouts.sampling import answer_problems
 from openrlhf_negdata.rollouts.store import Run
@@ -42,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling_flags(parser)
     engines.add_flags(parser)
+    dry_run.add_flags(parser, "how many tokens and how long it would take")
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +83,9 @@ def max_response_tokens(task: Task, flags: dict) -> int:
 
 
 def check_policy(name: str, flags: dict) -> Path:
-    """The folder of a model that the engines can run, known before anything is written or started."""
+    """The folder of a model that the engines can run, known before anything is written or started: the engines that
+    are asked for, too."""
+    engines.check(flags)
     model = models.check_model(name, flags["model.trust_remote_code"])
     if cpu.without_cuda():
         models.check_head_size(model)
@@ -111,6 +117,9 @@ def run(args: argparse.Namespace) -> None:
         "shard_size": args.shard_size,
         "problems": content_seed(problems),
     }
+    if args.dry_run:
+        _print_cost(args, settings, problems, sum(asked.values()))
+        return
     output = Run.create(args.output, "sample", settings, problems, model, task)
     if output.complete:
         print(f"{args.output} is complete: {output.manifest['counts']}")
@@ -136,13 +145,40 @@ def run(args: argparse.Namespace) -> None:
                 desc="sample",
                 unit="problem",
             ) as bar:
+                begin = time.monotonic()
                 for number in owed:
                     rows: list[Trace] = []
                     for _ in shards[number]:
                         rows += next(answers)
                         bar.update()
-                    output.write("traces", number, rows)
+                    begin, seconds = time.monotonic(), time.monotonic() - begin
+                    output.write("traces", number, rows, _speed(rows, seconds, flags["vllm.num_engines"]))
     finished = Counter({"stop": 0, "length": 0})  # vLLM has other reasons too, such as abort
     finished.update(str(trace.finish_reason) for trace in output.read("traces"))
     output.finish({"problems": len(problems), "traces": finished.total(), **finished})
     print(f"{args.output}: {output.manifest['counts']}")
+
+
+def _speed(rows: list[Trace], seconds: float, num_engines: int) -> dict[str, float]:
+    """What it took to sample a shard."""
+    return {
+        "seconds": round(seconds, 3),
+        "engine_seconds": round(num_engines * seconds, 3),
+        "answers": len(rows),
+        "tokens": sum(len(trace.token_ids or ()) for trace in rows),
+    }
+
+
+def _print_cost(args: argparse.Namespace, settings: dict, problems: list[Problem], prompt_tokens: int) -> None:
+    """What a run would cost: answers are expected to be as long as those of the run whose rate is known."""
+    flags, count = vars(args), len(problems) * settings["samples"]
+    there = Run.check(args.output, "sample", settings, problems)
+    owed = len(there.owed()) / there.shards if there and there.shards else 1.0
+    found = dry_run.measured(Path(args.output), flags)
+    tokens, most, why = count * settings["max_tokens"], "at most ", ""
+    if found and found[1]["answers"]:
+        tokens, most = min(tokens, round(count * found[1]["tokens"] / found[1]["answers"])), ""
+        why = f", if answers are as long as those of {found[0]}"
+    print(f"{len(problems):,} problems, {count:,} answers, prompts of {prompt_tokens:,} tokens")
+    print(f"{most}about {tokens:,} tokens to generate{why}")
+    print(dry_run.time_of(tokens, owed, found, flags, most))

@@ -2,7 +2,7 @@
 it.
 
     negdata value --input graded --model.model_name_or_path MODEL --output values --value.n_rollouts 8
-    negdata value ... --dry_run                       what it would cost, in rollouts and tokens
+    negdata value ... --dry_run --rate_of RUN         what it would cost, in rollouts, tokens and time
     negdata value ... --value.budget sequential       only what it takes to find the first pit of wrong answers
 
 Rollouts are drawn as the answers were: same model, template, temperature, and one token budget for the whole
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from openrlhf_negdata import models
+from openrlhf_negdata.cli import dry_run
 from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.cli.show import show
 from openrlhf_negdata.errors import UserError
@@ -108,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"up to {5 * AHEAD} an engine, and a shard",
     )
     parser.add_argument("--seed", type=int, default=0, help="with the content of a prefix, decides its rollouts")
-    parser.add_argument("--dry_run", action="store_true", help="say what it would cost, and do nothing")
     engines.add_flags(parser)
+    dry_run.add_flags(parser, "how many rollouts and tokens and how long it would take")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -120,9 +121,6 @@ def run(args: argparse.Namespace) -> None:
     task, budget = graded.task(args.task), _budget(flags)
     if args.shard_size < 1:
         raise UserError(f"--shard_size must be at least 1, not {args.shard_size}")
-    if args.dry_run:
-        _print_cost(graded, task, flags, budget)
-        return
     made = graded.manifest["settings"]["input"]
     model = check_policy(flags["model.model_name_or_path"], flags)
     if models.revision(model) != made["model"]:
@@ -141,6 +139,13 @@ def run(args: argparse.Namespace) -> None:
     }
     if not (Path(args.output) / "manifest.json").is_file() and next(chosen(graded, flags, Counter()), None) is None:
         raise UserError(f"{args.input}: no answer is left to value")
+    if args.dry_run:
+        there = Run.check(args.output, "value", settings, graded.problems())
+        tokens = _print_cost(graded, task, flags, budget)
+        owed = len(there.owed()) / there.shards if there and there.shards else 1.0
+        most = "" if budget.kind == "exhaustive" else "at most "
+        print(dry_run.time_of(tokens, owed, dry_run.measured(Path(args.output), flags), flags, most))
+        return
     output = Run.create(args.output, "value", settings, graded.problems(), graded.path, task)
     if not output.complete:
         _value(graded, task, output, model, flags, budget)
@@ -194,7 +199,7 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
                     shard.append((traces, result))
                     bar.update(len(traces))
                 begin, seconds = time.monotonic(), time.monotonic() - begin
-                _write(output, number, shard, run, seconds)
+                _write(output, number, shard, run, seconds, flags["vllm.num_engines"])
     given = graded.outcomes("traces")
     valued, rollouts = output.outcomes("traces"), output.outcomes("rollouts")
     counts = {"traces": given.total()} | {f"given_{outcome}": given[outcome] for outcome in OUTCOMES if given[outcome]}
@@ -212,7 +217,12 @@ def _given(trace: Trace) -> tuple[list[int], str]:
 
 
 def _write(
-    output: Run, number: int, shard: list[tuple[list[Trace], ValueResult]], run: ValueRun, seconds: float
+    output: Run,
+    number: int,
+    shard: list[tuple[list[Trace], ValueResult]],
+    run: ValueRun,
+    seconds: float,
+    num_engines: int,
 ) -> None:
     rollouts, values = [], []
     speed = Counter[str]()
@@ -232,7 +242,12 @@ def _write(
     output.write("rollouts", number, rollouts)
     output.write("traces", number, [trace for traces, _ in shard for trace in traces])
     # The values go last: a shard of theirs says that the other two are there.
-    output.write("values", number, values, {"seconds": round(seconds, 3), **speed})
+    output.write(
+        "values",
+        number,
+        values,
+        {"seconds": round(seconds, 3), "engine_seconds": round(num_engines * seconds, 3), **speed},
+    )
 
 
 def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Trace]]:
@@ -308,8 +323,9 @@ def _budget(flags: dict) -> Budget:
     return budget
 
 
-def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> None:
-    """What a run would cost. A rollout is expected to be as long as what is left of the answers through its prefix."""
+def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> int:
+    """Print what a run would cost, and return how many tokens it would generate. A rollout is expected to be as long
+    as what is left of the answers through its prefix."""
     tokenizer = graded.tokenizer(flags["model.trust_remote_code"])
     cost, dropped = Counter[str](), Counter[str]()
     with tqdm(total=graded.outcomes("traces").total(), desc="dry run", unit="answer") as bar:
@@ -340,6 +356,7 @@ def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> None:
             "needs no step to be taken twice",
             file=sys.stderr,
         )
+    return cost["tokens"]
 
 
 def first_steps(graded: Run, task: Task, tokenizer: Any, steps: str) -> tuple[int, int]:

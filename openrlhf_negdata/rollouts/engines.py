@@ -69,6 +69,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(flags: dict[str, Any]) -> None:
+    """UserError where this host cannot run the engines that the flags ask for; known before one is started."""
+    engines, parallel = flags["vllm.num_engines"], flags["vllm.tensor_parallel_size"]
+    if min(engines, parallel) < 1:
+        raise UserError("--vllm.num_engines and --vllm.tensor_parallel_size must be at least 1")
+    if not cpu.without_cuda():
+        return
+    if parallel > 1:
+        raise UserError("--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines")
+    cores = len(os.sched_getaffinity(0))
+    if engines > cores and not flags["ray.address"]:
+        raise UserError(
+            f"--vllm.num_engines {engines}: this host has {cores} core(s), and without CUDA an engine keeps one busy"
+        )
+
+
 class Engines:
     """A context manager around ``num_engines`` rollout actors that share the requests given to :meth:`generate`.
 
@@ -101,12 +117,9 @@ class Engines:
         import ray
 
         engines, parallel = self.flags["vllm.num_engines"], self.flags["vllm.tensor_parallel_size"]
+        check(self.flags)
         if cpu.without_cuda():
             models.check_head_size(self.model)
-            if parallel > 1:
-                raise UserError(
-                    "--vllm.tensor_parallel_size: one engine is one process on CPU, use --vllm.num_engines"
-                )
         try:
             self._join_ray(engines, parallel)
             self._start(engines, parallel)

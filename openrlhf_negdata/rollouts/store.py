@@ -96,7 +96,7 @@ class Run:
         """
         path = Path(path)
         wanted = json.loads(json.dumps({"command": command, "settings": settings}))
-        run = cls._started(path, wanted)
+        run = cls.check(path, command, settings, problems)
         if run and run.complete and not run.owed():
             return run  # nothing is left to write, so it may be where nothing can be
         rows = [asdict(problem) for problem in problems]
@@ -104,8 +104,6 @@ class Run:
         if (tokenizer / "tokenizer").is_dir():
             tokenizer /= "tokenizer"
         files = tokenizer_files(tokenizer) if tokenizer_from and run is None else []
-        if run is None:
-            _refuse_others_folder(path, rows)
         only_writer(path / ".lock", ["*"])
         run = cls._started(path, wanted)  # by another process, since
         if run is None:
@@ -120,6 +118,17 @@ class Run:
         else:
             run.manifest["complete"] = run.complete and not run.owed()
         write_json(path / "manifest.json", run.manifest)
+        return run
+
+    @classmethod
+    def check(cls, path: str | Path, command: str, settings: dict[str, Any], problems: list[Problem]) -> Run | None:
+        """The run that :meth:`create` would go on with, None where it would start one; nothing is written.
+
+        UserError where it would refuse to.
+        """
+        run = cls._started(Path(path), json.loads(json.dumps({"command": command, "settings": settings})))
+        if run is None:
+            _refuse_others_folder(Path(path), [asdict(problem) for problem in problems])
         return run
 
     @classmethod

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from openrlhf_negdata.trainers import outputs
+from openrlhf_negdata.trainers.metrics import Metrics, under_way
 from openrlhf_negdata.trainers.updates import Updates
 
 
@@ -61,6 +63,7 @@ class Loop:
         per_epoch = max(1, len(self.updates) // self.updates.epochs)
         every = per_epoch if args.eval.steps == -1 else args.eval.steps
         done = consumed_samples // args.train.batch_size
+        metrics = Metrics(under_way(Path(args.ckpt.output_dir)), done) if self.strategy.is_rank_0() else None
         self.model.train()
         bar = tqdm(
             self.updates.after(done), desc="update", initial=done, total=len(self.updates),
@@ -69,12 +72,20 @@ class Loop:
         for step, items in enumerate(bar, start=done + 1):
             begin = time.monotonic()
             logs = self.means(self._update(items))
-            logs["tokens_per_second"] = self.tokens(items, self.data) / (time.monotonic() - begin)
+            tokens, seconds = self.tokens(items, self.data), time.monotonic() - begin
+            logs["tokens_per_second"] = tokens / seconds
             logs |= {"grad_norm": self.strategy.get_grad_norm(self.model), "lr": self.scheduler.get_last_lr()[0]}
             bar.set_postfix({key: f"{value:.3g}" for key, value in logs.items()}, refresh=False)
             # Before the checkpoint: a run that goes on from that has done this.
+            held_out: dict[str, float] = {}
             if self.evaluated and (step % every == 0 or step == len(self.updates)):
-                self._keep_best(args, step, self.evaluate(None, step))
+                held_out = self.evaluate(None, step)
+            if metrics:
+                row = {**logs, "tokens": tokens, "seconds": seconds}
+                row |= {f"eval/{name}": value for name, value in held_out.items()}
+                metrics.add(step, row, last=step % args.ckpt.save_steps == 0 or step == len(self.updates))
+            if held_out:
+                self._keep_best(args, step, held_out)
             if args.ckpt.save_hf and step % args.ckpt.save_steps == 0:
                 outputs.keep(args, self.strategy, self.model, self.tokenizer, f"global_step{step}", {"update": step})
             self.save_logs_and_checkpoints(  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from typing import Any
 from openrlhf_negdata import models
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer
-from openrlhf_negdata.trainers import checkpoints
+from openrlhf_negdata.trainers import checkpoints, metrics
 from openrlhf_negdata.trainers.processes import from_rank_0
 
 #: Flags that decide no weight: places, logs, and how a run is computed, which changes its course by rounding alone. So
@@ -65,6 +65,7 @@ def claim(flags: dict[str, Any]) -> dict[str, Any] | None:
     if already_trained(output, settings):
         print(f"{output} is trained already")
         return None
+    metrics.size(metrics.under_way(output))  # raises where that is someone's own
     for model in models_of(output).glob("[!.]*/"):  # a killed save leaves .NAME.tmp
         already_trained(model, settings)
     return settings
@@ -94,16 +95,18 @@ def models_of(output: Path) -> Path:
 
 def save(args: Any, strategy: Any, model: Any, tokenizer: Any) -> None:
     """Write the trained model to ``--ckpt.output_dir`` in one atomic step, then drop its checkpoints."""
-    _write(strategy, model, tokenizer, Path(args.ckpt.output_dir), args.settings)
-    from_rank_0(lambda: _drop_checkpoints(Path(args.ckpt.path)))
+    output = Path(args.ckpt.output_dir)
+    _write(strategy, model, tokenizer, output, args.settings, output)
+    from_rank_0(lambda: _drop_under_way(output, Path(args.ckpt.path)))
 
 
 def keep(args: Any, strategy: Any, model: Any, tokenizer: Any, name: str, said: dict[str, Any]) -> None:
     """Write the model as it is now to the folder ``name`` of OUTPUT.models; ``said`` is what training.json says of
     it."""
-    folder = models_of(Path(args.ckpt.output_dir)) / name
+    output = Path(args.ckpt.output_dir)
+    folder = models_of(output) / name
     if not from_rank_0(folder.exists):
-        _write(strategy, model, tokenizer, folder, args.settings | {KEPT: said})
+        _write(strategy, model, tokenizer, folder, args.settings | {KEPT: said}, output)
 
 
 def keep_best(args: Any, strategy: Any, model: Any, tokenizer: Any, name: str, reached: dict[str, Any]) -> None:
@@ -132,7 +135,8 @@ def _said(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "training.json").read_text(encoding="utf-8"))[KEPT]
 
 
-def _write(strategy: Any, model: Any, tokenizer: Any, output: Path, content: dict[str, Any]) -> None:
+def _write(strategy: Any, model: Any, tokenizer: Any, output: Path, content: dict[str, Any], of_run: Path) -> None:
+    """Write a model folder whole, with what has been logged so far of the run whose output is ``of_run``."""
     temporary = output.with_name(f".{output.name}.tmp")
 
     def empty() -> None:
@@ -141,6 +145,8 @@ def _write(strategy: Any, model: Any, tokenizer: Any, output: Path, content: dic
 
     def put() -> None:
         (temporary / "training.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if metrics.under_way(of_run).exists():
+            shutil.copyfile(metrics.under_way(of_run), temporary / metrics.NAME)
         if output.exists():
             output.rmdir()
         os.replace(temporary, output)
@@ -150,6 +156,8 @@ def _write(strategy: Any, model: Any, tokenizer: Any, output: Path, content: dic
     from_rank_0(put)
 
 
-def _drop_checkpoints(path: Path) -> None:
-    if (path / "settings.json").is_file():
-        shutil.rmtree(path)
+def _drop_under_way(output: Path, checkpoints_at: Path) -> None:
+    """Remove what a run needs only until it is done."""
+    metrics.under_way(output).unlink(missing_ok=True)
+    if (checkpoints_at / "settings.json").is_file():
+        shutil.rmtree(checkpoints_at)
