@@ -65,6 +65,7 @@ class Hand:
 
     def write(self, command: str) -> Path:
         made = {"task": "gsm8k", "budget": asdict(Budget()), "steps": asdict(PRESETS["task"])}
+        made |= {"input": {"model": "r"}}
         run = Run.create(self.folder / command, command, made, PROBLEMS)
         self.tokenizer.save_pretrained(run.path / "tokenizer")
         self.traces.sort(key=lambda trace: trace.problem)
@@ -238,13 +239,15 @@ def test_siblings_set_the_best_next_step_against_the_worst(hand):
 
 
 @pytest.mark.parametrize(("answers", "warns"), [("abcdefgh", True), ("aabbccdd", False), ("aabcdefg", True)])
-def test_the_dry_run_of_value_warns_where_siblings_will_find_few_pairs(hand, capsys, answers, warns):
+def test_the_dry_run_of_value_warns_where_siblings_will_find_few_pairs(hand, monkeypatch, capsys, answers, warns):
     """Eight answers that begin with these steps: where most begin as no other does, so will rollouts. An answer that
     was cut off within its first step tells nothing; a sequential budget serves no siblings."""
     for step in answers:
         hand.trace(f"{step}\n#### 1|", "wrong")
     hand.trace("aaaaa", "truncated")
     graded = hand.write("grade")
+    monkeypatch.setattr("openrlhf_negdata.cli.value.check_policy", lambda *_: "none")
+    monkeypatch.setattr("openrlhf_negdata.models.revision", lambda _: "r")
     words = ["value", "--input", graded, "--model.model_name_or_path", "none", "--output", "none", "--dry_run"]
     assert main(list(map(str, words))) == 0
     assert ("siblings will find few pairs" in capsys.readouterr().err) == warns

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.models import revision
 from openrlhf_negdata.records import Problem, Trace
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.monte_carlo import Budget
@@ -51,9 +52,9 @@ def edited(file):
     return file
 
 
-def sampled(path, file):
+def sampled(path, file, **settings):
     task = load(str(file))
-    run = Run.create(path, "sample", {"task": task.identity}, [Problem("a", "q", "18")], task=task)
+    run = Run.create(path, "sample", {"task": task.identity, **settings}, [Problem("a", "q", "18")], task=task)
     tokenizer = Tokenizer(models.WordLevel({"</s>": 0}))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(path / "tokenizer")
     run.expect(1)
@@ -111,7 +112,7 @@ def test_an_edited_task_file_makes_other_sets_and_grades(file, tmp_path, capsys)
 
 
 def test_code_that_a_run_carries_is_never_run_unasked(file, ran, tmp_path, capsys, tiny_model):
-    run = sampled(tmp_path / "run", file)
+    run = sampled(tmp_path / "run", file, model=revision(tiny_model))
     graded = tmp_path / "graded"
     assert command("grade", "--task", file, "--input", run, "--output", graded) == 0
     assert (graded / "task.py").read_bytes() == (run / "task.py").read_bytes() == file.read_bytes()

@@ -62,6 +62,7 @@ def page(
         traces_section(traces, outcomes) if outcomes else "",
         _curves(curves) if curves else "",
         _section("Time by stage", tables.as_html(made["times"])) if "times" in made else "",
+        _section("What engines made", tables.as_html(made["spent"])) if "spent" in made else "",
         _section("Settings", tables.as_html(made["settings"], "texts")),
         "</main>\n</body>\n</html>\n",
     ]

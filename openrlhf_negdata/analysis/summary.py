@@ -33,7 +33,8 @@ class Arm:
 
     ``q_by_step`` holds one list a problem: entry i is the share of rollouts that were right from before step i of its
     reference solution, None where no rollouts were made. ``votes`` holds the samples of each problem, all equally
-    many, as :mod:`.at_k` has them, where the policy was sampled.
+    many, as :mod:`.at_k` has them, where the policy was sampled. ``spent`` is what its evaluation took, by the names
+    of ``SPENT``.
     """
 
     name: str
@@ -44,6 +45,11 @@ class Arm:
     outcomes: dict[str, int]
     q_by_step: list[list[float | None]] | None
     votes: list[list[int]] | None = None
+    spent: dict[str, float] | None = None
+
+
+#: What a stage spends: answers and rollouts that engines made, the tokens of both, and the seconds it took.
+SPENT = ("answers", "rollouts", "tokens", "seconds")
 
 
 def read_evaluation(folder: str | Path) -> tuple[list[Arm], dict[str, Any]]:
@@ -91,9 +97,11 @@ def summarize(
     settings: dict[str, Any],
     seconds: dict[str, float],
     compare: Sequence[tuple[str, str]] = (),
+    spent: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """The content of summary.json. Shares and differences of shares are fractions, times are seconds. ``compare``: two
-    arms each, whose difference is wanted beside those that always are (:func:`_compared`).
+    arms each, whose difference is wanted beside those that always are (:func:`_compared`). ``spent``: by stage, what
+    engines made there (``SPENT``); the evaluation of these arms is added.
 
     Raises:
         UserError: ``compare`` names an arm that is not there.
@@ -104,6 +112,7 @@ def summarize(
         "q_by_step": {arm.name: _mean_q(arm.q_by_step) for arm in arms if arm.q_by_step is not None},
         "at_k": {arm.name: _at_k(arm.votes) for arm in arms if arm.votes is not None},
         "seconds": seconds,
+        "spent": (spent or {}) | _evaluations(arms),
         "settings": settings,
     }
 
@@ -143,6 +152,7 @@ def _arm(row: dict[str, Any]) -> Arm:
         outcomes={outcome: outcomes.get(outcome, 0) for outcome in OUTCOMES},
         q_by_step=None if q_by_step is None else _shares(q_by_step["correct"], q_by_step["count"]),
         votes=None if row.get("votes") is None else _votes(row["votes"], problems),
+        spent=None if row.get("spent") is None else {name: float(row["spent"].get(name, 0)) for name in SPENT},
     )
 
 
@@ -206,6 +216,11 @@ def _differences(arms: Sequence[Arm], asked: Iterable[tuple[str, str]]) -> list[
         value, low, high = paired_difference(named[arm].wrong, named[minus].wrong)
         rows.append({"arm": arm, "minus": minus, "difference": value, "low": low, "high": high})
     return rows
+
+
+def _evaluations(arms: Iterable[Arm]) -> dict[str, dict[str, float]]:
+    known = [arm.spent for arm in arms if arm.spent is not None]
+    return {"evaluate": {name: sum(one[name] for one in known) for name in SPENT}} if known else {}
 
 
 def _at_k(votes: list[list[int]]) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ def of_summary(summary: dict[str, Any]) -> dict[str, Table]:
         "q": q_by_step(summary["q_by_step"]),
         "at_k": at_k(summary["at_k"]),
         "times": times(summary["seconds"]),
+        "spent": spent(summary["spent"]),
         "settings": settings(summary["settings"], summary["arms"]),
     }
     return {about: table for about, table in made.items() if table.rows}
@@ -97,6 +98,16 @@ def times(seconds: dict[str, float]) -> Table:
     return Table(
         "Time by stage", ["stage", "time"], [[name, duration(took)] for name, took in (seconds | total).items()]
     )
+
+
+def spent(stages: dict[str, dict[str, float]]) -> Table:
+    """What engines made in each stage."""
+    counted = ("answers", "rollouts", "tokens")
+    rows = [
+        [stage, *(f"{took[name]:,.0f}" if took[name] else "" for name in counted), duration(took["seconds"])]
+        for stage, took in stages.items()
+    ]
+    return Table("What engines made, by stage", ["stage", *counted, "time"], rows)
 
 
 def settings(chosen: dict[str, Any], arms: dict[str, dict[str, Any]]) -> Table:

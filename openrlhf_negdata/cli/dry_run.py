@@ -1,4 +1,4 @@
-"""What `sample --dry_run` and `value --dry_run` say of time: tokens over the rate at which an earlier run made them."""
+"""What --dry_run of `sample` and `value` says of time: tokens over the rate at which an earlier run made them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def add_flags(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def timed(speed: Counter[str], seconds: float, num_engines: int) -> dict[str, float]:
+    """What a shard is written with: ``speed`` and the time it took. Times of engines add up over runs with other
+    numbers of them."""
+    return {"seconds": round(seconds, 3), "engine_seconds": round(num_engines * seconds, 3), **speed}
+
+
+def owed(there: Run | None) -> float:
+    """The share of a run's shards that are not there yet."""
+    return len(there.owed()) / there.shards if there and there.shards else 1.0
+
+
 def measured(output: Path, flags: dict) -> tuple[Path, Counter[str]] | None:
     """The run whose rate counts, and its speed (:meth:`Run.speed`); None where none has been measured.
 
@@ -40,8 +51,8 @@ def measured(output: Path, flags: dict) -> tuple[Path, Counter[str]] | None:
     return None
 
 
-def time_of(tokens: float, owed: float, found: tuple[Path, Counter[str]] | None, flags: dict, most: str) -> str:
-    """How long it takes to generate ``tokens``, of which the share ``owed`` is not there yet, in one line."""
+def time_of(tokens: float, share: float, found: tuple[Path, Counter[str]] | None, flags: dict, most: str) -> str:
+    """How long it takes to generate the ``share`` that is owed of ``tokens``, in one line."""
     if found is None:
         return (
             "time: not known, as no rate has been measured: make a small run of `negdata sample` or `value` with this "
@@ -49,8 +60,8 @@ def time_of(tokens: float, owed: float, found: tuple[Path, Counter[str]] | None,
         )
     (run, speed), engines = found, flags["vllm.num_engines"]
     rate = speed["tokens"] / speed["engine_seconds"]
-    left = "" if owed == 1 else f" for the {100 * owed:.0f} % that are owed"
+    left = "" if share == 1 else f" for the {100 * share:.0f} % that are owed"
     return (
-        f"time: {most}about {duration(owed * tokens / rate / engines)}{left}, with {engines} engine(s) of {rate:,.0f} "
-        f"tokens a second each, as {run} was made; the start of an engine comes on top"
+        f"time: {most}about {duration(share * tokens / rate / engines)}{left}, with {engines} engine(s) of "
+        f"{rate:,.0f} tokens a second each, as {run} was made; the start of an engine comes on top"
     )

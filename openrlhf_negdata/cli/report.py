@@ -35,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model.trust_remote_code", action="store_true", help="run Python code that the tokenizer of --values carries"
     )
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="runs of `negdata sample` and `value` whose answers, rollouts and tokens are told by stage; that of "
+        "--values is anyway",
+    )
     parser.add_argument("--times", metavar="FILE", help='time by stage, rows {"stage": "sample", "seconds": 12.3}')
     parser.add_argument(
         "--compare",
@@ -66,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--traces {args.traces}: want 0 or more")
     arms, settings = summary.read_evaluation(args.evaluation)
     seconds = summary.read_times(args.times) if args.times else {}
-    said = summary.summarize(arms, settings, seconds, [pair_of_arms(word) for word in args.compare])
+    spent = _spent([*args.runs, *([args.values] if args.values else [])])
+    said = summary.summarize(arms, settings, seconds, [pair_of_arms(word) for word in args.compare], spent)
     traces: list[ShownTrace] = []
     outcomes = Counter[str]()
     if args.values:
@@ -82,6 +91,20 @@ def run(args: argparse.Namespace) -> None:
         file.write(page.page(said, arms[0].task, traces, outcomes, curves))
     print(f"wrote {output / 'summary.json'} and {output / 'report.html'}\n")
     print_tables([table for about, table in tables.of_summary(said).items() if about != "settings"])
+
+
+def _spent(runs: Iterable[str]) -> dict[str, dict[str, float]]:
+    """What the engines made of each run, added up by its command; of one that was made without engines, nothing."""
+    from openrlhf_negdata.analysis.summary import SPENT
+    from openrlhf_negdata.rollouts.store import TABLES, Run
+
+    total: dict[str, Counter[str]] = {}
+    for path in dict.fromkeys(Path(run).resolve() for run in runs):
+        run = Run.open(path, complete=False)
+        command = run.manifest["command"]
+        if speed := run.speed(TABLES[command][-1]):
+            total.setdefault(command, Counter()).update(speed)
+    return {command: {name: float(made[name]) for name in SPENT} for command, made in total.items()}
 
 
 def pair_of_arms(word: str) -> tuple[str, str]:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-
-from tqdm import tqdm
 
 from openrlhf_negdata import cpu, models
 from openrlhf_negdata.cli import dry_run
+from openrlhf_negdata.cli.progress import Progress
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.forms import ACCEPTED
@@ -126,8 +126,7 @@ def run(args: argparse.Namespace) -> None:
         return
     shards = [problems[i : i + args.shard_size] for i in range(0, len(problems), args.shard_size)]
     output.expect(len(shards))
-    owed = output.owed()
-    if owed:
+    if owed := output.owed():
         with engines.Engines(model, longest, flags) as running:
             answers = answer_problems(
                 running,
@@ -139,46 +138,37 @@ def run(args: argparse.Namespace) -> None:
                 max_tokens=max_tokens,
                 seed=(settings["model"], args.seed),
             )
-            with tqdm(
-                total=len(problems),
-                initial=len(problems) - sum(len(shards[number]) for number in owed),
-                desc="sample",
-                unit="problem",
-            ) as bar:
-                begin = time.monotonic()
-                for number in owed:
-                    rows: list[Trace] = []
-                    for _ in shards[number]:
-                        rows += next(answers)
-                        bar.update()
-                    begin, seconds = time.monotonic(), time.monotonic() - begin
-                    output.write("traces", number, rows, _speed(rows, seconds, flags["vllm.num_engines"]))
+            _write(output, {number: len(shards[number]) for number in owed}, answers, flags["vllm.num_engines"])
     finished = Counter({"stop": 0, "length": 0})  # vLLM has other reasons too, such as abort
     finished.update(str(trace.finish_reason) for trace in output.read("traces"))
     output.finish({"problems": len(problems), "traces": finished.total(), **finished})
     print(f"{args.output}: {output.manifest['counts']}")
 
 
-def _speed(rows: list[Trace], seconds: float, num_engines: int) -> dict[str, float]:
-    """What it took to sample a shard."""
-    return {
-        "seconds": round(seconds, 3),
-        "engine_seconds": round(num_engines * seconds, 3),
-        "answers": len(rows),
-        "tokens": sum(len(trace.token_ids or ()) for trace in rows),
-    }
+def _write(output: Run, owed: dict[int, int], answers: Iterator[list[Trace]], num_engines: int) -> None:
+    """Write the shards that are ``owed``, each with its number of problems, as the answers come."""
+    total = len(output.problems())
+    with Progress(total=total, initial=total - sum(owed.values()), desc="sample", unit="problem") as bar:
+        begin = time.monotonic()
+        for number, problems in owed.items():
+            rows: list[Trace] = []
+            for _ in range(problems):
+                rows += next(answers)
+                bar.update()
+            begin, seconds = time.monotonic(), time.monotonic() - begin
+            speed = Counter(answers=len(rows), tokens=sum(len(trace.token_ids or ()) for trace in rows))
+            output.write("traces", number, rows, dry_run.timed(speed, seconds, num_engines))
 
 
 def _print_cost(args: argparse.Namespace, settings: dict, problems: list[Problem], prompt_tokens: int) -> None:
     """What a run would cost: answers are expected to be as long as those of the run whose rate is known."""
     flags, count = vars(args), len(problems) * settings["samples"]
-    there = Run.check(args.output, "sample", settings, problems)
-    owed = len(there.owed()) / there.shards if there and there.shards else 1.0
+    owed = dry_run.owed(Run.check(args.output, "sample", settings, problems))
     found = dry_run.measured(Path(args.output), flags)
     tokens, most, why = count * settings["max_tokens"], "at most ", ""
     if found and found[1]["answers"]:
         tokens, most = min(tokens, round(count * found[1]["tokens"] / found[1]["answers"])), ""
         why = f", if answers are as long as those of {found[0]}"
     print(f"{len(problems):,} problems, {count:,} answers, prompts of {prompt_tokens:,} tokens")
-    print(f"{most}about {tokens:,} tokens to generate{why}")
+    print(f"{most or 'about '}{tokens:,} tokens to generate{why}")
     print(dry_run.time_of(tokens, owed, found, flags, most))

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from openrlhf_negdata import models
 from openrlhf_negdata.cli import dry_run
+from openrlhf_negdata.cli.progress import Progress
 from openrlhf_negdata.cli.sample import check_policy
 from openrlhf_negdata.cli.show import show
 from openrlhf_negdata.errors import UserError
@@ -142,9 +143,8 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         there = Run.check(args.output, "value", settings, graded.problems())
         tokens = _print_cost(graded, task, flags, budget)
-        owed = len(there.owed()) / there.shards if there and there.shards else 1.0
         most = "" if budget.kind == "exhaustive" else "at most "
-        print(dry_run.time_of(tokens, owed, dry_run.measured(Path(args.output), flags), flags, most))
+        print(dry_run.time_of(tokens, dry_run.owed(there), dry_run.measured(Path(args.output), flags), flags, most))
         return
     output = Run.create(args.output, "value", settings, graded.problems(), graded.path, task)
     if not output.complete:
@@ -188,8 +188,7 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
         done = sum(count for number, count in enumerate(answers) if number not in owed)
         with (
             engines.Engines(model, longest + made["max_tokens"], flags, EXECUTOR) as running,
-            # The rate over the whole run, not over the last moments: so is the time that is left.
-            tqdm(total=sum(answers), initial=done, desc="value", unit="answer", smoothing=0) as bar,
+            Progress(total=sum(answers), initial=done, desc="value", unit="answer") as bar,
         ):
             begin = time.monotonic()
             results = zip(answered, running.run(jobs, AHEAD), strict=True)
@@ -246,7 +245,7 @@ def _write(
         "values",
         number,
         values,
-        {"seconds": round(seconds, 3), "engine_seconds": round(num_engines * seconds, 3), **speed},
+        dry_run.timed(speed, seconds, num_engines),
     )
 
 

@@ -56,4 +56,4 @@ stage evaluate negdata evaluate --task "$TASK" --problems "$data/test.problems.j
   base="$models/base" sft="$sft" control="$models/control" rft="$models/rft" dpo="$models/dpo" step_dpo="$models/step_dpo" \
   step_dpo_algorithm1="$models/step_dpo_algorithm1" step_dpo_shared_prefix="$models/step_dpo_shared_prefix" \
   --output "$OUT/evaluation" --seed "$SEED" "${EVALUATE_FLAGS[@]}"
-negdata report --evaluation "$OUT/evaluation" --values "$OUT/values" "${PITS[@]:0:2}" --times "$OUT/times.jsonl" --output "$OUT"
+negdata report --evaluation "$OUT/evaluation" --runs "$OUT/traces" --values "$OUT/values" "${PITS[@]:0:2}" --times "$OUT/times.jsonl" --output "$OUT"
