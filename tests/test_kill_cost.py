@@ -10,7 +10,7 @@ from openrlhf_negdata.rollouts.engines import Engines
 from openrlhf_negdata.steps.driver import AHEAD
 
 #: Two actors on a private Ray, without vLLM. The first job hangs until it is let go; all others are done at once.
-#: Prints how many were taken by then, and what came out in the end.
+#: Prints how many were taken by then, and what came out in the end. What is done is told of while it is held back.
 HELD_BACK = """
 import asyncio, json, sys, threading, time
 from pathlib import Path
@@ -29,14 +29,14 @@ class Actor:
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 running = Engines(Path("model"), 1, {})
 running.actors = [ray.remote(Actor).options(num_cpus=0).remote() for _ in range(2)]
-taken, came = [], []
+taken, came, told = [], [], []
 
 def jobs():
     for number in range(100):
         taken.append(number)
         yield number
 
-consumer = threading.Thread(target=lambda: came.extend(running.run(jobs(), ahead=4)))
+consumer = threading.Thread(target=lambda: came.extend(running.run(jobs(), 4, told.append)))
 consumer.start()
 before = 0
 while not taken or len(taken) > before:
@@ -44,8 +44,10 @@ while not taken or len(taken) > before:
     time.sleep(2)
 held = len(taken)
 assert not came
+assert sorted(told) == list(range(1, len(told) + 1)) and len(told) > 4 * 4
 go.touch()
 consumer.join()
+assert sorted(told) == list(range(100))
 print(json.dumps([held, came]))
 """
 

@@ -92,7 +92,7 @@ def test_the_policy_is_asked_what_the_trace_says(tokenizers):
     tokenizer, asked = with_template(tokenizers["character"], "</s> $A"), []
 
     class Policy:
-        def generate(self, requests, _):
+        def generate(self, requests, *_):
             for request in requests:
                 asked.append(list(request.prompt_ids))
                 yield [Continuation([tokenizer.eos_token_id], "stop")]

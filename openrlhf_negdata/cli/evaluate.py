@@ -26,13 +26,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from openrlhf_negdata import models
 from openrlhf_negdata.analysis import answers as kept
 from openrlhf_negdata.analysis.at_k import votes_of
 from openrlhf_negdata.analysis.summary import NOT_ARMS
 from openrlhf_negdata.cli.grade import add_grading_flag, warn_of_no_answers
+from openrlhf_negdata.cli.progress import Progress
 from openrlhf_negdata.cli.sample import add_sampling_flags, check_policy, max_response_tokens, read_sampling
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_problems, write_json
@@ -43,7 +42,7 @@ from openrlhf_negdata.rollouts import engines, prompts
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import answer_problems, encode_response
 from openrlhf_negdata.rollouts.store import Run
-from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueRun
+from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueResult, ValueRun
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.split import PRESETS, split_steps
 from openrlhf_negdata.tasks import Task, load
@@ -135,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     write_json(output / "settings.json", settings)
     groups = _groups(owed_now(), exam, flags)
     answers = sum(len(group.arms) * (len(problems) * (1 + exam.samples) + group.rollouts) for group in groups)
-    with tqdm(total=answers, desc="evaluate", unit="answer", smoothing=0) as bar:
+    with Progress(total=answers, desc="evaluate", unit="answer") as bar:
         for group in groups:
             _evaluate(group, exam, output, revisions, flags, bar)
     for name in arms:
@@ -146,10 +145,10 @@ def run(args: argparse.Namespace) -> None:
 def _exam(args: argparse.Namespace, task: Task, problems: list[Problem]) -> Exam:
     flags = vars(args)
     samples = flags["rollout.n_samples_per_prompt"]
-    if args.q_problems < 0 or args.q_rollouts < 1 or samples < 0:
-        raise UserError(
-            "--q_problems and --rollout.n_samples_per_prompt must be at least 0, and --q_rollouts at least 1"
-        )
+    if args.q_problems < 0 or args.q_rollouts < 1:
+        raise UserError("--q_problems must be at least 0 and --q_rollouts at least 1")
+    if samples < 0:
+        raise UserError(f"--rollout.n_samples_per_prompt must be at least 0, not {samples}")
     solved = [problem for problem in problems if problem.solution][: args.q_problems]
     return Exam(
         task, problems, solved, args.q_rollouts, read_sampling(flags), max_response_tokens(task, flags), args.seed,
@@ -262,13 +261,11 @@ def _answers(
     if not samples:
         return [[] for _ in exam.problems]
     encode = exam.prompting.encoder(group.tokenizer, exam.task)
-    answers = []
-    for of_one in answer_problems(
+    made = answer_problems(
         running, exam.problems, encode, group.tokenizer, samples=samples, sampling=sampling,
-        max_tokens=exam.max_tokens, seed=(policy, exam.seed),
-    ):  # fmt: skip
-        answers.append(of_one)
-        bar.update(samples)
+        max_tokens=exam.max_tokens, seed=(policy, exam.seed), told=lambda problems: bar.update(samples * problems),
+    )  # fmt: skip
+    answers = list(made)
     rows = [
         (problem.gold, one.text, one.finish_reason)
         for problem, of_one in zip(exam.problems, answers, strict=True)
@@ -324,9 +321,12 @@ def _q_by_step(
         for problem, ids in zip(exam.q_problems, group.solutions, strict=True)
     ]
     counts, spent = [], Counter[str]()
-    for ids, result in zip(group.solutions, running.run(jobs, AHEAD), strict=True):
-        counts.append(([], []) if ids is None else result.counts(0, ids))
+
+    def told(result: ValueResult) -> None:
         draws = [len(draw.token_ids) for of_one in result.draws.values() for draw in of_one]
         spent.update(rollouts=len(draws), tokens=sum(draws))
         bar.update(len(draws))
+
+    for ids, result in zip(group.solutions, running.run(jobs, AHEAD, told), strict=True):
+        counts.append(([], []) if ids is None else result.counts(0, ids))
     return {"correct": [correct for correct, _ in counts], "count": [count for _, count in counts]}, spent

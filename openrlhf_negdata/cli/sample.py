@@ -127,7 +127,11 @@ def run(args: argparse.Namespace) -> None:
     shards = [problems[i : i + args.shard_size] for i in range(0, len(problems), args.shard_size)]
     output.expect(len(shards))
     if owed := output.owed():
-        with engines.Engines(model, longest, flags) as running:
+        done = len(problems) - sum(len(shards[number]) for number in owed)
+        with (
+            engines.Engines(model, longest, flags) as running,
+            Progress(total=len(problems), initial=done, desc="sample", unit="problem") as bar,
+        ):
             answers = answer_problems(
                 running,
                 [problem for number in owed for problem in shards[number]],
@@ -137,6 +141,7 @@ def run(args: argparse.Namespace) -> None:
                 sampling=sampling,
                 max_tokens=max_tokens,
                 seed=(settings["model"], args.seed),
+                told=bar.update,
             )
             _write(output, {number: len(shards[number]) for number in owed}, answers, flags["vllm.num_engines"])
     finished = Counter({"stop": 0, "length": 0})  # vLLM has other reasons too, such as abort
@@ -147,17 +152,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _write(output: Run, owed: dict[int, int], answers: Iterator[list[Trace]], num_engines: int) -> None:
     """Write the shards that are ``owed``, each with its number of problems, as the answers come."""
-    total = len(output.problems())
-    with Progress(total=total, initial=total - sum(owed.values()), desc="sample", unit="problem") as bar:
-        begin = time.monotonic()
-        for number, problems in owed.items():
-            rows: list[Trace] = []
-            for _ in range(problems):
-                rows += next(answers)
-                bar.update()
-            begin, seconds = time.monotonic(), time.monotonic() - begin
-            speed = Counter(answers=len(rows), tokens=sum(len(trace.token_ids or ()) for trace in rows))
-            output.write("traces", number, rows, dry_run.timed(speed, seconds, num_engines))
+    begin = time.monotonic()
+    for number, problems in owed.items():
+        rows = [trace for _ in range(problems) for trace in next(answers)]
+        begin, seconds = time.monotonic(), time.monotonic() - begin
+        speed = Counter(answers=len(rows), tokens=sum(len(trace.token_ids or ()) for trace in rows))
+        output.write("traces", number, rows, dry_run.timed(speed, seconds, num_engines))
 
 
 def _print_cost(args: argparse.Namespace, settings: dict, problems: list[Problem], prompt_tokens: int) -> None:

@@ -185,18 +185,19 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
             ValueJob(run, list(traces[0].prompt_ids or ()), gold[traces[0].problem], [_given(t) for t in traces])
             for _, traces in asked
         )
+        begun = AHEAD * flags["vllm.num_engines"]
         done = sum(count for number, count in enumerate(answers) if number not in owed)
         with (
             engines.Engines(model, longest + made["max_tokens"], flags, EXECUTOR) as running,
-            Progress(total=sum(answers), initial=done, desc="value", unit="answer") as bar,
+            Progress(begun, total=sum(answers), initial=done, desc="value", unit="answer") as bar,
         ):
             begin = time.monotonic()
-            results = zip(answered, running.run(jobs, AHEAD), strict=True)
+            valued = running.run(jobs, AHEAD, told=lambda result: bar.update(len(result.step_ends)))
+            results = zip(answered, valued, strict=True)
             for number, group in itertools.groupby(results, key=lambda result: result[0][0]):
                 shard: list[tuple[list[Trace], ValueResult]] = []
                 for (_, traces), result in group:
                     shard.append((traces, result))
-                    bar.update(len(traces))
                 begin, seconds = time.monotonic(), time.monotonic() - begin
                 _write(output, number, shard, run, seconds, flags["vllm.num_engines"])
     given = graded.outcomes("traces")

@@ -9,7 +9,7 @@ import re
 import secrets
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ class Engines:
         try:
             self._join_ray(engines, parallel)
             self._start(engines, parallel)
+            # The weights are loaded once more by the first job (rollouts/worker.py): not in the time of the work.
+            list(self.run([[]] * engines, ahead=1))
         except ray.exceptions.RayError as error:
             says = self._cannot_start(error)
             self.__exit__()
@@ -237,19 +239,23 @@ class Engines:
         """
         self.loaded = model.resolve()
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[list[Continuation]]:
-        """The ``n`` continuations of each request, in the order of the requests, as they become ready."""
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, told: Callable[[int], object] | None = None
+    ) -> Iterator[list[Continuation]]:
+        """The ``n`` continuations of each request, in the order of the requests, as they become ready. ``told`` is
+        called with how many requests have become ready, before their turn."""
         asked = (
             (list(request.prompt_ids), sampling_params(sampling, request.n, request.max_tokens, request.seed))
             for request in requests
         )
         batches = iter(lambda: list(itertools.islice(asked, self.BATCH)), [])
-        for outputs in self.run(batches, ahead=4):
+        for outputs in self.run(batches, 4, told and (lambda outputs: told(len(outputs)))):
             for output in outputs:
                 yield [Continuation(ids, reason) for ids, reason in output]
 
-    def run(self, jobs: Iterable[Any], ahead: int) -> Iterator[Any]:
+    def run(self, jobs: Iterable[Any], ahead: int, told: Callable[[Any], object] | None = None) -> Iterator[Any]:
         """What the executor makes of each job, in the order of the jobs; an actor is given up to ``ahead`` at a time.
+        ``told`` is called with it as soon as it is there, before its turn.
 
         Ray starts an actor that died anew, on another node if need be, and gives it its jobs again.
         """
@@ -288,6 +294,8 @@ class Engines:
                     f"{_cause(error, self.logs)}"
                 ) from None
             free.append(actor)
+            if told:
+                told(done[number])
             while following in done:
                 yield done.pop(following)
                 following += 1

@@ -30,18 +30,20 @@ def answer_problems(
     sampling: Sampling,
     max_tokens: int,
     seed: object,
+    told: Callable[[int], object] | None = None,
 ) -> Iterator[list[Trace]]:
     """``samples`` responses to each problem, problem by problem; none is longer than ``max_tokens`` tokens.
 
     ``encode`` makes the prompt of a question. ``seed`` and the prompt's ids decide the draws, so that a run that is
-    repeated or resumed draws the same.
+    repeated or resumed draws the same. ``told`` is called with how many problems have been answered, before their
+    turn.
     """
     asked = [(problem, encode(problem.question)) for problem in problems]
     requests = (
         Request(prompt_ids, samples, max_tokens, content_seed(seed, prompt_ids, problem.id))
         for problem, prompt_ids in asked
     )
-    for (problem, prompt_ids), continuations in zip(asked, engines.generate(requests, sampling), strict=True):
+    for (problem, prompt_ids), continuations in zip(asked, engines.generate(requests, sampling, told), strict=True):
         texts = decode_responses(tokenizer, [c.token_ids for c in continuations])
         yield [
             Trace(problem.id, i, prompt_ids, continuation.token_ids, text, continuation.finish_reason)
