@@ -179,6 +179,7 @@ def _evaluate(
     """Evaluate the policies of a group with one engine, and write the files of each as it is done."""
     first = next(iter(group.arms.values()))
     with engines.Engines(first, group.longest, flags, EXECUTOR) as running:
+        bar.unpause()  # the start of the engine is not in the rate
         for name, model in group.arms.items():
             running.load(model)
             begin = time.monotonic()

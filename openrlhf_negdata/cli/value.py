@@ -192,12 +192,10 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
             Progress(begun, total=sum(answers), initial=done, desc="value", unit="answer") as bar,
         ):
             begin = time.monotonic()
-            valued = running.run(jobs, AHEAD, told=lambda result: bar.update(len(result.step_ends)))
-            results = zip(answered, valued, strict=True)
+            made_now = running.run(jobs, AHEAD, told=lambda result: bar.update(len(result.step_ends)))
+            results = zip(answered, made_now, strict=True)
             for number, group in itertools.groupby(results, key=lambda result: result[0][0]):
-                shard: list[tuple[list[Trace], ValueResult]] = []
-                for (_, traces), result in group:
-                    shard.append((traces, result))
+                shard = [(traces, result) for (_, traces), result in group]
                 begin, seconds = time.monotonic(), time.monotonic() - begin
                 _write(output, number, shard, run, seconds, flags["vllm.num_engines"])
     given = graded.outcomes("traces")
