@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> None:
         "problems": len(problems),
         "problems_digest": content_seed(problems),
         "max_tokens": max_response_tokens(task, flags),
+        "dtype": engines.dtype(flags),
         "prompting": vars(prompting),
         "q_problems": args.q_problems,
         "q_rollouts": args.q_rollouts,
