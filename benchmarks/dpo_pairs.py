@@ -130,7 +130,7 @@ def _run(kind: str, folder: Path) -> None:
     words = ["--model.model_name_or_path", str(folder / "model"), "--data.dataset", str(folder / "pairs.jsonl")]
     words += ["--train.batch_size", str(shared["batch_size"]), "--train.max_epochs", str(shared["epochs"])]
     words += ["--ds.zero_stage", "0", "--adam.lr", str(shared["lr"]), "--ckpt.output_dir", str(folder / "out")]
-    words += ["--ds.attn_implementation", "sdpa"]
+    words += ["--ds.attn_implementation", "sdpa", "--ds.param_dtype", cpu.precision()]
     words += ["--logger.tensorboard_dir", str(folder), "--logger.wandb.run_name", kind]
     cpu.setup()
     from openrlhf.utils.config import hierarchize
@@ -158,9 +158,12 @@ def _run(kind: str, folder: Path) -> None:
 
 def _states(model: Any, copies: int) -> dict[str, int]:
     """Bytes of what stays in memory from update to update, and of the gradients: all of it known from the number of
-    parameters. ``copies`` of the weights: the policy's, and the reference's."""
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return {"weights": 2 * count * copies, "optimizer": 12 * count, "gradients": 6 * count}
+    parameters. ``copies`` of the weights: the policy's, and the reference's. In bf16 the optimizer has an fp32 copy of
+    weights and gradients beside its two moments."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    full = 4 * sum(parameter.numel() for parameter in model.parameters())
+    of_its_own = 0 if size == full else full
+    return {"weights": size * copies, "optimizer": 2 * full + of_its_own, "gradients": size + of_its_own}
 
 
 def _stock(args: Any, strategy: Any, model: Any, rows: list, updates: int, common: dict, folder: Path) -> float:
@@ -216,7 +219,7 @@ def _ours(
     plan = PairUpdates(data, args.train.batch_size, args.train.max_epochs, 0, budget)
     model, optimizer, scheduler = prepare(args, strategy, model, updates)
     begin = time.monotonic()
-    reference = Reference(folder / f"{os.getpid()}.parquet", "start", "bf16")
+    reference = Reference(folder / f"{os.getpid()}.parquet", "start", args.ds.param_dtype)
     reference.add(model.model, plan, False)
     trainer = StepDPOTrainer(plan, reference.of(data), model=model, optim=optimizer, scheduler=scheduler, **common)
     trainer.fit(args)

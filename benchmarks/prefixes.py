@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata import cpu
+from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.store import Run
 
 
@@ -72,6 +73,6 @@ def start_vllm(model: str, max_len: int) -> Any:
     from vllm import LLM
 
     return LLM(
-        model, dtype="bfloat16", max_model_len=max_len, max_num_seqs=256, enable_prefix_caching=True,
-        enforce_eager=cpu.without_cuda(), **settings,
+        model, dtype=engines.dtype({"vllm.dtype": None}), max_model_len=max_len, max_num_seqs=256,
+        enable_prefix_caching=True, enforce_eager=cpu.without_cuda(), **settings,
     )  # fmt: skip

@@ -35,6 +35,12 @@ def without_cuda() -> bool:
     return not torch.cuda.is_available()
 
 
+def precision() -> str:
+    """What models are trained and served in unless a flag says so: ``bf16`` with CUDA; ``fp32`` without, where few
+    processors multiply bf16 fast, and those of AVX2 alone some 40 times as slowly."""
+    return "fp32" if without_cuda() else "bf16"
+
+
 def setup() -> None:
     """Prepare this process, once, before it builds an OpenRLHF strategy. Where CUDA is present, only the place of
     DeepSpeed's kernels is set."""
@@ -46,6 +52,7 @@ def setup() -> None:
     _single_process_rendezvous()
     _load_kernels()
     _import_without_flash_attn()
+    _allow_fp32()
     _use_cpu_strategy()
 
 
@@ -139,6 +146,16 @@ def _import_without_flash_attn() -> None:
     finally:
         for name in names:
             del sys.modules[name]
+
+
+def _allow_fp32() -> None:
+    """openrlhf/utils/utils.py:8: parameters are of bf16 or fp16. Actor looks the function up when it is made
+    (models/actor.py:110), and DeepSpeed's config takes what is neither for fp32 (deepspeed_utils.py:50)."""
+    import openrlhf.utils.utils as host
+    import torch
+
+    other = host.convert_to_torch_dtype
+    host.convert_to_torch_dtype = lambda name: torch.float32 if name == "fp32" else other(name)
 
 
 def _use_cpu_strategy() -> None:
@@ -261,7 +278,7 @@ def _send_weights_over_a_store() -> None:
 
 def _use_cpu_engines() -> None:
     """openrlhf/trainer/ray/vllm_engine.py:267 fixes the engines' worker_extension_cls, which receives into CUDA
-    memory. ``create_vllm_engines`` looks the actor's class up when it is called."""
+    memory, and their type, bfloat16. ``create_vllm_engines`` looks the actor's class up when it is called."""
     import openrlhf.trainer.ray.vllm_engine as host
     import ray
 
@@ -270,6 +287,7 @@ def _use_cpu_engines() -> None:
     class CPURolloutRayActor(base):
         async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
             kwargs |= {"worker_extension_cls": "openrlhf_negdata.ppo.worker.StoreWeightsWorker", "enforce_eager": True}
+            kwargs["dtype"] = "float32"
             await super().__init__(*args, **kwargs)
 
     host.RolloutRayActor = ray.remote(CPURolloutRayActor)

@@ -26,7 +26,7 @@ DECIDING = (
     *("additional_chat_templates/*.jinja", "*.py"),
 )
 #: Entries of config.json and generation_config.json that no engine of ours reads: where a model came from and who
-#: wrote the file; the type of the stored weights (engines run in bfloat16); what only a trainer reads.
+#: wrote the file; the type of the stored weights (--vllm.dtype says what engines run in); what only a trainer reads.
 NOT_SERVED = {
     *("_name_or_path", "_commit_hash", "_from_model_config", "transformers_version", "dtype", "torch_dtype"),
     *("use_cache", "initializer_range", "attention_dropout", "hidden_dropout", "attention_probs_dropout_prob"),

@@ -15,7 +15,18 @@ DATA = Path(__file__).with_name("data") / "gsm8k"
 EOS = "</s>"
 
 #: Files that take minutes, the longest first: where several processes share the tests, none is left waiting for them.
-SLOW = ("end_to_end", "trainers", "ppo", "launch", "openrlhf_hooks", "invariance", "evaluate", "step_dpo", "kill_cost")
+SLOW = (
+    "end_to_end",
+    "trainers",
+    "ppo",
+    "reasoning_gym",
+    "launch",
+    "openrlhf_hooks",
+    "invariance",
+    "evaluate",
+    "step_dpo",
+    "kill_cost",
+)
 
 
 def pytest_collection_modifyitems(items):

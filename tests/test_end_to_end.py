@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from openrlhf_negdata import cpu
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.files import read_problems
 from openrlhf_negdata.records import OUTCOMES
@@ -472,6 +473,15 @@ def test_a_command_that_is_done_starts_no_engine_and_changes_no_file(pipeline, m
         assert ended.value.code == 0, told.err
         assert "is trained already" in told.out
     assert content(pipeline.root) == before
+
+
+def test_what_engines_and_trainers_compute_in_suits_the_device_and_is_recorded(pipeline, capsys):
+    here, other = ("float32", "bfloat16") if cpu.without_cuda() else ("bfloat16", "float32")
+    assert json.loads((pipeline.root / "sft" / "config.json").read_text())["dtype"] == here
+    for run, words in (("traces", pipeline.sample), ("values", f"{pipeline.value}values")):
+        assert Run.open(pipeline.root / run).manifest["settings"]["dtype"] == here
+        assert main(pipeline.words(f"{words} --vllm.dtype {other}")) == 2
+        assert f"dtype = '{here}', not '{other}'" in capsys.readouterr().err
 
 
 def test_values_of_a_killed_run_are_those_of_one_left_alone(pipeline):

@@ -389,11 +389,12 @@ def test_new_weights_reach_the_engine(run, tiny_model):
         with torch.no_grad():
             logits = first(torch.tensor([tokens])).logits[0, start - 1 : -1].float()
         chosen = logits.log_softmax(-1).gather(1, torch.tensor(tokens[start:])[:, None])[:, 0]
-        of_engine += of_actions(row, "rollout")
-        of_trainer += of_actions(row, "old")
-        of_first += chosen.tolist()
+        # OpenRLHF draws a token at least (min_tokens=1): the engine's first is of a policy that cannot end there.
+        of_engine += of_actions(row, "rollout")[1:]
+        of_trainer += of_actions(row, "old")[1:]
+        of_first += chosen.tolist()[1:]
     engine = np.asarray(of_engine)
-    assert np.abs(engine - of_trainer).mean() < 0.03
+    assert np.abs(engine - of_trainer).mean() < (1e-4 if cpu.without_cuda() else 0.03)  # fp32, bf16
     assert np.abs(engine - of_first).mean() > 0.3
 
 

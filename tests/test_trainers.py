@@ -14,6 +14,7 @@ from openrlhf_negdata import cpu
 from openrlhf_negdata.errors import UserError
 
 ON_CPU = pytest.mark.skipif(bool(shutil.which("nvidia-smi")), reason="the machine has CUDA")
+ON_CUDA = pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="the machine has no CUDA")
 WITHOUT_WANDB = pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 TRAINERS = {
     "train_sft": ("response_ids",),
@@ -234,6 +235,7 @@ def test_done_run_does_nothing_when_run_again_and_does_not_even_import_torch(his
         ({"ds.ring_attn_size": 2}, "--ds.ring_attn_size must be 1"),
         ({"ds.tensor_parallel_size": 2}, "--ds.tensor_parallel_size must be 1"),
         pytest.param({"ds.param_dtype": "fp16"}, "--ds.param_dtype fp16 needs CUDA", marks=ON_CPU),
+        pytest.param({"ds.param_dtype": "fp32"}, "--ds.param_dtype fp32 is for hosts without CUDA", marks=ON_CUDA),
         pytest.param({"ds.load_in_4bit": None}, "--ds.load_in_4bit needs CUDA", marks=ON_CPU),
         ({"ds.adam_offload": None, "ds.zero_stage": 0}, "--ds.adam_offload needs --ds.zero_stage 1 or more"),
         pytest.param(

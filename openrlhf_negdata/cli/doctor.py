@@ -187,11 +187,7 @@ def _processor() -> Finding:
     name = get_cpu_capability()
     if name.startswith("AVX512"):
         return Finding("processor", name)
-    return Finding(
-        "processor",
-        f"{name}, no AVX-512: bfloat16, which all models run and train in, is some 40 times as slow as float32 here",
-        "use a machine with AVX-512 (`grep -c avx512 /proc/cpuinfo`) or a GPU; the quickstart takes hours here",
-    )
+    return Finding("processor", f"{name}, no AVX-512: keep to float32, the default; bfloat16 is some 40 times as slow")
 
 
 def _memory() -> Finding:

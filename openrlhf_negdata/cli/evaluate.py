@@ -164,6 +164,7 @@ def _settings(args: argparse.Namespace, exam: Exam) -> dict[str, Any]:
         "problems": len(exam.problems),
         "problems_digest": content_seed(exam.problems),
         "max_tokens": exam.max_tokens,
+        "dtype": engines.dtype(vars(args)),
         "prompting": vars(exam.prompting),
         "q_problems": args.q_problems,
         "q_rollouts": args.q_rollouts,

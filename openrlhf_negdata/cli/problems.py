@@ -1,4 +1,5 @@
-"""Write fresh problems of a task that has a generator (number_walk, running_value, star_graph) as JSON Lines.
+"""Write fresh problems of a task that has a generator as JSON Lines: number_walk, running_value, star_graph,
+word_problems, reasoning_gym:NAME (docs/tasks.md).
 
 A row is {"id", "question", "gold", "solution"}. Equal arguments give equal files.
 """

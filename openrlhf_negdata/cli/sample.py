@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
         "samples": flags["rollout.n_samples_per_prompt"],
         "sampling": vars(sampling),
         "max_tokens": max_tokens,
+        "dtype": engines.dtype(flags),
         "prompting": vars(prompting),
         "seed": args.seed,
         "shard_size": args.shard_size,

@@ -155,6 +155,7 @@ def prepare(flags: dict[str, Any], ours: dict[str, Any], settings: StepAdvantage
         models.check_head_size(model)
         if flags["ds.attn_implementation"].startswith("flash_attention"):
             flags["ds.attn_implementation"] = "sdpa"
+        flags["ds.param_dtype"] = cpu.precision()
         models_of = ("actor", "ref") if flags["algo.kl.init_coef"] > 0 else ("actor",)
         processes = sum(flags[f"{name}.num_nodes"] * flags[f"{name}.num_gpus_per_node"] for name in models_of)
         cpu.start_ray(flags["vllm.num_engines"], processes)

@@ -131,6 +131,7 @@ def run(args: argparse.Namespace) -> None:
     settings = {
         "task": graded.manifest["settings"]["task"],
         "input": graded.manifest["settings"],
+        "dtype": engines.dtype(flags),
         "budget": asdict(budget),
         "steps": asdict(PRESETS[args.steps]),
         **{name: flags[f"value.{name}"] for name in WHICH},

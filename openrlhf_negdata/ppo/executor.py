@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from openrlhf_negdata import tasks
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.ppo.settings import SECTION, StepAdvantage
 from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, StepValues
@@ -25,7 +23,7 @@ from openrlhf_negdata.rollouts.executor import generate
 from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.steps import PRESETS
 from openrlhf_negdata.steps.credit import credit, spread
-from openrlhf_negdata.steps.driver import ValueJob, ValueResult, ValueRun, value_answers
+from openrlhf_negdata.steps.driver import ValueJob, ValueResult, ValueRun, actors_grader, value_answers
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.values import Estimator
 
@@ -44,7 +42,7 @@ class _Encoded:
 class AgentExecutor(SingleTurnAgentExecutor):
     def __init__(self) -> None:
         super().__init__()
-        self.tools: tuple[tasks.Task, Grader] | None = None
+        self.grader: Grader | None = None
 
     async def execute(
         self,
@@ -66,7 +64,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         sample = await super().execute(prompt, label.gold, sampling_params, max_length, encoded, llm_engine, images)
         sampled = time.monotonic()
         ids, ((start, end),) = sample["observation_tokens"], sample["action_ranges"]
-        task, grader = self._tools(label.settings)
+        grader = self._grader(label.settings)
         (text,) = decode_responses(hf_tokenizer, [ids[start:end]])
         finish_reason = "length" if sample["truncated"] else "stop"
         grade = await asyncio.wrap_future(grader.submit(label.gold, text, finish_reason))
@@ -86,7 +84,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 output = await generate(llm_engine, list(request.prompt_ids), params)
                 return [Continuation(list(one.token_ids), one.finish_reason) for one in output.outputs]
 
-            result = await value_answers(job, draw, hf_tokenizer, task, grader)
+            result = await value_answers(job, draw, hf_tokenizer, grader.task, grader)
             earned = _earned(label.settings, job, result)
             logs[SECTION] = by_token(earned, result.step_ends[0], start, max_length)
             logs |= _figures(earned, result)
@@ -94,13 +92,10 @@ class AgentExecutor(SingleTurnAgentExecutor):
             logs[f"{SECTION}/rollout_time_share"] = (spent - sampled) / (spent - began)
         return {**sample, "reward": reward, "scores": reward, "extra_logs": logs}
 
-    def _tools(self, settings: StepAdvantage) -> tuple[tasks.Task, Grader]:
-        if self.tools is None:  # all prompts of a run are of one task and one time limit
-            task = tasks.load(settings.task, settings.identity).graded_by(settings.grading)
-            # A node may hold eight actors.
-            workers = max(2, len(os.sched_getaffinity(0)) // 8)
-            self.tools = task, Grader(task, settings.timeout, workers)
-        return self.tools
+    def _grader(self, asked: StepAdvantage) -> Grader:
+        if self.grader is None:  # all prompts of a run are of one task and one time limit
+            self.grader = actors_grader(asked.task, asked.identity, asked.grading, asked.timeout)
+        return self.grader
 
 
 def _run_of(settings: StepAdvantage, params: Any, max_tokens: int) -> ValueRun:

@@ -59,6 +59,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vllm.enforce_eager", action="store_true", help="no CUDA graphs: slower, starts sooner (always so on CPU)"
     )
+    parser.add_argument(
+        "--vllm.dtype",
+        choices=["bfloat16", "float32"],
+        default=None,
+        help="what the engines compute in (default: bfloat16 with CUDA, float32 without)",
+    )
     parser.add_argument("--vllm.max_num_seqs", type=int, default=256, help="sequences an engine generates at once")
     parser.add_argument(
         "--ray.address",
@@ -83,6 +89,11 @@ def check(flags: dict[str, Any]) -> None:
         raise UserError(
             f"--vllm.num_engines {engines}: this host has {cores} core(s), and without CUDA an engine keeps one busy"
         )
+
+
+def dtype(flags: dict[str, Any]) -> str:
+    """What the engines compute in."""
+    return str(flags["vllm.dtype"] or {"bf16": "bfloat16", "fp32": "float32"}[cpu.precision()])
 
 
 class Engines:
@@ -195,7 +206,7 @@ class Engines:
             options |= {"max_restarts": self.RESTARTS, "max_task_retries": -1}
             actor = RolloutRayActor.options(**options).remote(
                 model=str(self.model),
-                dtype="bfloat16",
+                dtype=dtype(self.flags),
                 trust_remote_code=self.flags["model.trust_remote_code"],
                 max_model_len=self.max_len,
                 max_num_seqs=self.flags["vllm.max_num_seqs"],

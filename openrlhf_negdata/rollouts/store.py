@@ -29,7 +29,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import only_writer, read_file, write_json, write_jsonl
 from openrlhf_negdata.models import load_tokenizer, tokenizer_files
 from openrlhf_negdata.records import Problem, Rollout, StepValues, Trace
-from openrlhf_negdata.tasks import BUILT_IN, Task, load
+from openrlhf_negdata.tasks import Task, is_built_in, load
 
 _IDS = pa.list_(pa.int32())
 SCHEMAS = {
@@ -175,7 +175,7 @@ class Run:
         one's own, the user names the file, and it must be the one that the run was made with.
         """
         made = str(self.manifest["settings"]["task"])
-        if given is None and made not in BUILT_IN:
+        if given is None and not is_built_in(made):
             raise UserError(
                 f"{self.path} was made with the task file of {made}: give --task FILE.py "
                 f"({self.path / TASK_FILE} is a copy, read it before you name it)"

@@ -7,6 +7,7 @@ The step-advantage executor runs it inside OpenRLHF's rollout actors, for `negda
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
 from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, Prefix, value_problem
 from openrlhf_negdata.steps.split import Segmentation, split_steps
-from openrlhf_negdata.tasks import Task
+from openrlhf_negdata.tasks import Task, load
 
 #: The file that the rollout actors load, to answer ValueJobs.
 EXECUTOR = Path(__file__).with_name("executor.py")
@@ -79,6 +80,12 @@ class ValueResult:
         prefixes = Answer(token_ids, self.step_ends[number], False).prefixes()
         draws = [self.draws.get(prefix, []) for prefix in prefixes]
         return [sum(draw.outcome == CORRECT for draw in made) for made in draws], [len(made) for made in draws]
+
+
+def actors_grader(task: str, identity: str, grading: str, timeout: float) -> Grader:
+    """The grader of a rollout actor, with its task loaded there: a node may hold eight actors."""
+    loaded = load(task, identity).graded_by(grading)
+    return Grader(loaded, timeout, max(2, len(os.sched_getaffinity(0)) // 8))
 
 
 #: Draws the continuations of a request from the policy that is valued, as ``job.run.sampling`` says.

@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any
 
-from openrlhf_negdata import tasks
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.models import load_tokenizer
 from openrlhf_negdata.rollouts import executor
 from openrlhf_negdata.rollouts.engines import Continuation, Request, sampling_params
-from openrlhf_negdata.steps.driver import ValueJob, value_answers
+from openrlhf_negdata.steps.driver import ValueJob, actors_grader, value_answers
+from openrlhf_negdata.tasks import Task
 
 
 class AgentExecutor(executor.AgentExecutor):
     def __init__(self) -> None:
         super().__init__()
-        self.tools: tuple[Any, tasks.Task, Grader] | None = None
+        self.tools: tuple[Any, Task, Grader] | None = None
 
     async def answer(self, job: Any, llm_engine: Any) -> Any:
         """The ValueResult of a ValueJob; of a list of requests what the executor of plain rollouts makes of it."""
@@ -28,10 +27,8 @@ class AgentExecutor(executor.AgentExecutor):
             return await super().answer(job, llm_engine)
         run = job.run
         if self.tools is None:  # all jobs of an actor are of one task, one tokenizer and one time limit
-            task = tasks.load(run.task, run.identity).graded_by(run.grading)
-            # A node may hold eight actors.
-            workers = max(2, len(os.sched_getaffinity(0)) // 8)
-            self.tools = load_tokenizer(run.tokenizer, run.trust_remote_code), task, Grader(task, run.timeout, workers)
+            grader = actors_grader(run.task, run.identity, run.grading, run.timeout)
+            self.tools = load_tokenizer(run.tokenizer, run.trust_remote_code), grader.task, grader
         counts = Counter[str]()
 
         async def generate(request: Request) -> list[Continuation]:

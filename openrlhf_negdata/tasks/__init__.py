@@ -2,7 +2,8 @@
 
 A task is a subclass of :class:`Task`. The built-in ones are named in :data:`BUILT_IN`; a task of one's own is a
 Python file that defines ``task = MyTask()`` and is named by its path: ``--task my_task.py``. What was made with it is
-known by the file's content, wherever the file lies; modules that the file imports are not looked at.
+known by the file's content, wherever the file lies; modules that the file imports are not looked at. The tasks of the
+package reasoning-gym are ``reasoning_gym:NAME``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Graded, Problem
 from openrlhf_negdata.tasks.ends import formulas_as_words
 
-BUILT_IN = ("gsm8k", "math", "number_walk", "running_value", "star_graph")
+BUILT_IN = ("gsm8k", "math", "number_walk", "running_value", "star_graph", "word_problems")
 
 
 class Task:
@@ -126,6 +127,11 @@ def _again(source: str, identity: str, grading: str) -> Task:
     return load(source, identity).graded_by(grading)
 
 
+def is_built_in(name: str) -> bool:
+    """Whether ``name`` is that of a task, or its identity, whose code is an installed package's, not a file's."""
+    return name in BUILT_IN or re.fullmatch(r"reasoning_gym:\w+( [\w.+]+)?", name) is not None
+
+
 def load(name: str, identity: str | None = None, owner: str = "this run") -> Task:
     """The task called ``name``, or the ``task`` defined by the Python file at path ``name``, which is run.
 
@@ -133,11 +139,16 @@ def load(name: str, identity: str | None = None, owner: str = "this run") -> Tas
     it is run.
     """
     if not name.endswith(".py"):
-        if name not in BUILT_IN:
-            raise UserError(f"unknown task: {name} (built in: {', '.join(BUILT_IN)}; or the path of a .py file)")
-        if identity not in (None, name):
+        if not is_built_in(name):
+            raise UserError(
+                f"unknown task: {name} (built in: {', '.join(BUILT_IN)}; or reasoning_gym:NAME, or the path of a .py "
+                "file)"
+            )
+        module = importlib.import_module(f"openrlhf_negdata.tasks.{name.partition(':')[0]}")
+        built_in: Task = module.task if name in BUILT_IN else module.named(name)
+        if identity not in (None, built_in.identity):
             raise UserError(f"--task {name}: {owner} was made with the task {identity}")
-        return importlib.import_module(f"openrlhf_negdata.tasks.{name}").task
+        return built_in
     if not Path(name).is_file():
         raise UserError(f"no such task file: {name}")
     code = Path(name).read_bytes()

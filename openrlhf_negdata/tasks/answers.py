@@ -17,6 +17,8 @@ _CLOSES = r"(?:<|\[|◁)/(?:think|thinking|thought)(?:>|\]|▷)|<\|end_of_though
 _THINKING = re.compile(rf"(?:{_OPENS}).*?(?:{_CLOSES}|\Z)", re.DOTALL | re.IGNORECASE)
 #: A template may have opened the block in the prompt, so that a response only ends it.
 _THOUGHT = re.compile(rf"\A.*(?:{_CLOSES})", re.DOTALL | re.IGNORECASE)
+#: What a tag encloses: of two that open, the last.
+TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _BARE = re.compile(r"\\(?:boxed|fbox)(?:\s+|(?=\d))([^\s${}\\]+)")
 _BETWEEN = re.compile(r"(?:[\s$,;&.]|\\[()\[\],;]|\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)?\s*\}|\\?\band\b|\bor\b)*")

@@ -22,7 +22,7 @@ from fractions import Fraction
 
 from openrlhf_negdata.records import Problem
 from openrlhf_negdata.tasks import Task
-from openrlhf_negdata.tasks.answers import last_boxed, last_boxes, plain, without_thinking
+from openrlhf_negdata.tasks.answers import TAG, last_boxed, last_boxes, plain, without_thinking
 
 _SIGNS = "$€£¥₹₩₽₺₫₱₦"
 _CURRENCY = rf"(?:US\s?\$|[{_SIGNS}]|(?:USD|EUR|GBP|Rs\.?)(?=\s?[-\d.]))"
@@ -87,7 +87,6 @@ _PHRASE = re.compile(
     r"|^[^\w\n]*a[*_]*\s*:|^[#*_ \t]*(?:the\s+)?final\s+answer[*_\s]*$)[*_\s]*",
     re.IGNORECASE | re.MULTILINE,
 )
-_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 #: Where a policy that does not stop writes a problem of its own.
 _NEXT_QUESTION = re.compile(r"^[^\w\n]*question[^\w\n]*:", re.IGNORECASE | re.MULTILINE)
 #: A sentence ends after its full stop, or with its line. The stop of `sq. ft.` is followed by a small letter.
@@ -207,7 +206,7 @@ class GSM8K(Task):
 
 def _announced(text: str) -> list[tuple[int, str, bool]]:
     """What is announced in ``text``: where, as what, and whether words may stand before it."""
-    found = [(tag.start(), tag[1].strip(), True) for tag in _TAG.finditer(text)]
+    found = [(tag.start(), tag[1].strip(), True) for tag in TAG.finditer(text)]
     if listed := last_boxes(text):
         found.append((listed[-1].start, ", ".join(box.content for box in listed), True))
     found += [

@@ -24,6 +24,7 @@ def run(
     flags = vars(flat)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
+        flags["ds.param_dtype"] = flags["ds.param_dtype"] or cpu.precision()
         _check(flags)
         alone = processes.count() == 1
         # Before anything heavy is imported. Several processes must meet first: one of them tells the others.
@@ -111,7 +112,9 @@ def _check_host(flags: dict[str, Any]) -> None:
         if flags.get(flag) and cpu.without_cuda():
             raise UserError(f"--{flag} needs CUDA")
     if flags["ds.param_dtype"] == "fp16" and cpu.without_cuda():
-        raise UserError("--ds.param_dtype fp16 needs CUDA: DeepSpeed trains in bf16 on CPU")
+        raise UserError("--ds.param_dtype fp16 needs CUDA: DeepSpeed trains in fp32 or bf16 on CPU")
+    if flags["ds.param_dtype"] == "fp32" and not cpu.without_cuda():
+        raise UserError("--ds.param_dtype fp32 is for hosts without CUDA: its optimizer keeps fp32 copies in any case")
     if flags["logger.wandb.key"] and importlib.util.find_spec("wandb") is None:
         raise UserError("--logger.wandb.key needs wandb: pip install wandb")
     if flags["ds.adam_offload"] and flags["ds.zero_stage"] == 0:

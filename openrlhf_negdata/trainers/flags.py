@@ -139,9 +139,9 @@ def _add_deepspeed(parser: argparse.ArgumentParser) -> None:
     a("--ds.zero_stage", type=int, default=2, help="DeepSpeed ZeRO stage, 0 to 3")
     a(
         "--ds.param_dtype",
-        choices=["bf16", "fp16"],
-        default="bf16",
-        help="parameter type; the optimizer keeps fp32 copies",
+        choices=["bf16", "fp16", "fp32"],
+        default=None,
+        help="parameter type; the optimizer keeps fp32 copies (default: bf16 with CUDA; without, fp32)",
     )
     a(
         "--ds.attn_implementation",

@@ -56,10 +56,15 @@ def prepare(args: Any, strategy: Any, model: Any, updates: int) -> Any:
 
     At ZeRO stage 0 DeepSpeed allocates the optimizer's state by an update with gradients of zero (runtime/fp16/
     fused_optimizer.py:128, unfused_optimizer.py:420). It decays the weights, and it counts, so that Adam's bias
-    correction would be one update ahead of what it is at stages 1 to 3; here it is taken back.
+    correction would be one update ahead of what it is at stages 1 to 3; here it is taken back. In fp32 it wraps no
+    optimizer and makes no such update.
     """
     model, optimizer, scheduler = strategy.prepare((model, optimizer_config(args, updates)))
-    if args.ds.zero_stage == 0:
+    if args.ds.zero_stage != 0:
+        return model, optimizer, scheduler
+    if args.ds.param_dtype == "fp32":
+        _keep_norm(model.model)
+    else:
         import torch
 
         flat = hasattr(optimizer, "fp32_groups_flat")
@@ -72,3 +77,16 @@ def prepare(args: Any, strategy: Any, model: Any, updates: int) -> Any:
             if "step" in state:
                 state["step"] = 0
     return model, optimizer, scheduler
+
+
+def _keep_norm(engine: Any) -> None:
+    """At ZeRO stage 0 DeepSpeed clips gradients in fp32 and forgets their norm (runtime/engine.py:3433), which it
+    tells at the other stages and in bf16, clipped or not."""
+    import torch
+
+    limit = engine.gradient_clipping() or float("inf")
+
+    def clip() -> None:
+        engine.optimizer._global_grad_norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(), limit)
+
+    engine.gradient_clipping, engine.clip_fp32_gradients = lambda: limit, clip

@@ -4,7 +4,7 @@ TASK=${TASK:-running_value}
 SEED=${SEED:-0}
 OUT=${OUT:-runs/quickstart}
 data=$OUT/data models=$OUT/models
-source "recipes/quickstart/$TASK.sh"
+source "${SETTINGS:-recipes/quickstart/$TASK.sh}"
 
 # Small models gain nothing from a second thread; two trainings run side by side instead, one where there is a GPU.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore

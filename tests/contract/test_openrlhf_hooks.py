@@ -538,6 +538,17 @@ def test_pitfall_at_stage_0_deepspeed_makes_an_update_before_the_first():
         assert f"self.{groups}" in code
 
 
+def test_pitfall_at_stage_0_deepspeed_forgets_the_norm_of_fp32_gradients():
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    code = inspect.getsource(DeepSpeedEngine.clip_fp32_gradients)
+    assert "max_norm=self.gradient_clipping()" in code
+    assert "_global_grad_norm" not in code
+    code = inspect.getsource(DeepSpeedEngine._take_model_step)
+    assert "if self.gradient_clipping() > 0.0" in code
+    assert "self._global_grad_norm = self.optimizer._global_grad_norm" in code
+
+
 def test_pitfall_models_and_tokenizers_run_their_own_code():
     assert "trust_remote_code=True" in source("models/actor.py", "Actor.__init__")
     assert "trust_remote_code=True" in source("utils/utils.py", "get_tokenizer")
