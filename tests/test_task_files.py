@@ -224,7 +224,7 @@ def test_rollouts_have_the_time_of_the_answers_grader(file, tmp_path, tiny_model
     run.finish({})
     asked = []
 
-    def stop(self, jobs, ahead):
+    def stop(self, jobs, ahead, **_):
         asked.extend(job.run for job in jobs)
         raise UserError("stopped here")
 
