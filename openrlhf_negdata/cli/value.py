@@ -56,7 +56,9 @@ WHICH = ("wrong_per_problem", "correct_per_problem", "skip_all_right", "skip_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", required=True, help="run folder of graded answers, made by `negdata grade`")
+    parser.add_argument(
+        "--input", required=True, help="run folder of graded answers, made by `negdata grade` or `import`"
+    )
     parser.add_argument("--output", required=True, help="the run folder to write")
     parser.add_argument("--task", help="the run's own task: to be named where it is a .py file")
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy that wrote the answers")
@@ -115,15 +117,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
     graded = Run.open(args.input)
-    if graded.manifest["command"] != "grade":
-        raise UserError(f"{args.input} was not made by `negdata grade`: grade it first and give that output")
+    if not graded.graded:
+        raise UserError(
+            f"{args.input} was not made by `negdata grade` or `negdata import`: grade it first and give that output"
+        )
     task, budget = graded.task(args.task), _budget(flags)
     if args.shard_size < 1:
         raise UserError(f"--shard_size must be at least 1, not {args.shard_size}")
     if args.dry_run:
         _print_cost(graded, task, flags, budget)
         return
-    made = graded.manifest["settings"]["input"]
+    made = graded.sampled
     model = check_policy(flags["model.model_name_or_path"], flags)
     if models.revision(model) != made["model"]:
         raise UserError(
@@ -148,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budget: Budget) -> None:
-    made, size = graded.manifest["settings"]["input"], flags["shard_size"]
+    made, size = graded.sampled, flags["shard_size"]
     dropped = Counter[str]()
     answers: list[int] = []  # a shard
     longest = 0
@@ -247,7 +251,7 @@ def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Tra
         answers = choose(traces, flags, dropped)
         if solution := solutions.get(problem):
             ids = encode_response(tokenizer, solution)
-            if len(ids) > graded.manifest["settings"]["input"]["max_tokens"]:
+            if len(ids) > graded.sampled["max_tokens"]:
                 dropped["solution_over_long"] += 1
             else:
                 answers.append(Trace(problem, -1, traces[0].prompt_ids, ids, solution, "stop", CORRECT))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, capped, source
+from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.records import CORRECT, TRUNCATED, Rollout
 from openrlhf_negdata.steps.estimates import best_of
@@ -64,6 +65,8 @@ class OfNextSteps(Limited, ValuedArm):
     def begin(self, source: Source) -> None:
         super().begin(source)
         assert source.run is not None
+        if not any(source.run.outcomes("rollouts")):
+            raise UserError(f"{source.run.path} has step values but none of the rollouts behind them")
         tokenizer, task = source.tokenizer, source.task
         segmentation = Segmentation(**source.run.manifest["settings"]["steps"])
         self.first_step = lambda prefix, ids: (

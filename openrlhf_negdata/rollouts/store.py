@@ -66,7 +66,12 @@ SCHEMAS = {
     ),
 }
 #: The tables a command writes; a shard of the last says that those of the others are there.
-TABLES = {"sample": ("traces",), "grade": ("traces",), "value": ("rollouts", "traces", "values")}
+TABLES = {
+    "sample": ("traces",),
+    "grade": ("traces",),
+    "value": ("rollouts", "traces", "values"),
+    "import": ("rollouts", "traces", "values"),
+}
 #: The copy of the file of a task of one's own: to be read, and never run unless the user names it.
 TASK_FILE = "task.py"
 _ROWS: dict[str, Any] = {"traces": Trace, "values": StepValues, "rollouts": Rollout}
@@ -173,6 +178,17 @@ class Run:
             )
         task = load(given or made, made, owner=str(self.path))
         return task.graded_by(self.grading)
+
+    @property
+    def graded(self) -> bool:
+        """Whether its answers have outcomes, and are all that a grader was given."""
+        return self.manifest["command"] in ("grade", "import")
+
+    @property
+    def valued(self) -> bool:
+        """Whether its answers have step values: those of `negdata value`, or of answers that were imported with
+        theirs."""
+        return "budget" in self.manifest["settings"]
 
     @property
     def grading(self) -> str:
