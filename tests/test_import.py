@@ -13,12 +13,17 @@ import pytest
 
 from openrlhf_negdata.cli.main import main
 from openrlhf_negdata.datasets import arms
+from openrlhf_negdata.datasets.memory import answered, build_rows
+from openrlhf_negdata.datasets.rows import Valuing
+from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.grading import Grader
 from openrlhf_negdata.records import Problem
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.engines import Continuation
 from openrlhf_negdata.rollouts.store import Run
-from openrlhf_negdata.steps.driver import value_answers
+from openrlhf_negdata.steps.driver import ValueJob, ValueRun, value_answers
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import PRESETS
 from openrlhf_negdata.tasks import load
 
 TASK = load("gsm8k")
@@ -186,6 +191,59 @@ def test_imported_step_values_and_rollouts_give_the_same_rows_in_every_arm(model
             run("build", arm, "--input", source, "--output", output, *flags.get(arm, ()))
             found.append(output.read_bytes())
         assert found[0] == found[1] != b"", arm
+
+
+def test_arms_of_objects_in_memory_are_those_of_the_command(runs, tokenizers, tmp_path):
+    """The jobs are valued again, as a Python user would, from the graded answers; only the prompt's text is not known
+    to the rows of whole answers."""
+    tokenizer = tokenizers["byte_bpe"]
+    values = Run.open(runs / "values")
+    settings = values.manifest["settings"]
+    budget = Budget(**settings["budget"])
+    jobs, known = [], []
+    groups = [list(some) for _, some in itertools.groupby(values.read("traces"), key=lambda trace: trace.problem)]
+    run_of = ValueRun(
+        **{"task": "gsm8k", "identity": "gsm8k", "timeout": 10.0, "tokenizer": "", "segmentation": PRESETS["task"]},
+        **{"model": settings["input"]["input"]["model"], "sampling": engines.Sampling(0.7, 1.0, -1), "seed": 0},
+        **{"max_tokens": 40, "budget": budget},
+    )
+    problems = {problem.id: problem for problem in values.problems()}
+    for traces in groups:
+        answers = [(trace.token_ids, trace.outcome) for trace in traces]
+        jobs.append(ValueJob(run_of, traces[0].prompt_ids, problems[traces[0].problem].gold, answers))
+    for traces, job, result in zip(groups, jobs, MadeUp().run(jobs, 1), strict=True):
+        known.append(answered(problems[traces[0].problem], job.prompt_ids, job.answers, tokenizer, (job, result)))
+    flags = {"siblings": {"min_rollouts": 2}, "theorem": {"min_rollouts": 2}}
+    for arm in ("shared-prefix", "siblings", "theorem", "prm"):
+        made, _ = build_rows(arm, known, tokenizer, TASK, Valuing(budget), **flags.get(arm, {}))
+        words = [word for flag, value in flags.get(arm, {}).items() for word in (f"--{flag}", value)]
+        run("build", arm, "--input", runs / "values", "--output", tmp_path / f"{arm}.jsonl", *words)
+        expected = [json.loads(line) for line in (tmp_path / f"{arm}.jsonl").read_text().splitlines()]
+        numbers = {trace.sample: number for traces in groups for number, trace in enumerate(traces)}
+        assert len(made) == len(expected) > 0, arm
+        if arm != "shared-prefix":
+            continue
+        ids = ("problem", "prompt_ids", "rejected_ids")
+        assert sorted(repr([row[name] for name in ids]) for row in made) == sorted(
+            repr([row[name] for name in ids]) for row in expected
+        )
+        assert numbers
+
+
+def test_what_an_arm_in_memory_lacks_or_does_not_know_is_an_error(tokenizers):
+    tokenizer = tokenizers["byte_bpe"]
+    known = [answered(PROBLEMS[0], [1], [([2, 0], "correct"), ([3, 0], "wrong")], tokenizer)]
+    rows, (account,) = build_rows("dpo", known, tokenizer, TASK)
+    assert [(row["chosen_ids"], row["rejected_ids"]) for row in rows] == [([2, 0], [3, 0])]
+    assert (account.kept, account.total) == (2, 2)
+    for arm, flags, says in (
+        ("siblings", {}, "no step values"),
+        ("dpo", {"per_answer": 1}, "dpo has no per_answer"),
+        ("dpo", {"per_problem": -2}, "must be at least -1"),
+        ("algorithm1", {"pit": "worst"}, "--pit must be one of lowest_q"),
+    ):
+        with pytest.raises(UserError, match=says):
+            build_rows(arm, known, tokenizer, TASK, **flags)
 
 
 def test_value_goes_on_from_imported_answers_as_from_sampled_ones(model, runs, tmp_path, monkeypatch):

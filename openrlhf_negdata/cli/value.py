@@ -38,8 +38,6 @@ from openrlhf_negdata.records import (
     TIMED_OUT,
     TRUNCATED,
     WRONG,
-    Rollout,
-    StepValues,
     Trace,
     content_seed,
 )
@@ -179,11 +177,10 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
         )
         gold = {problem.id: problem.gold for problem in output.problems()}
         numbered = ((index // size, traces) for index, traces in enumerate(chosen(graded, flags, Counter())))
-        asked, answered = itertools.tee((number, traces) for number, traces in numbered if number in owed)
-        jobs = (
-            ValueJob(run, list(traces[0].prompt_ids or ()), gold[traces[0].problem], [_given(t) for t in traces])
-            for _, traces in asked
+        asked, answered = itertools.tee(
+            (number, traces, _job(run, traces, gold)) for number, traces in numbered if number in owed
         )
+        jobs = (job for _, _, job in asked)
         done = sum(count for number, count in enumerate(answers) if number not in owed)
         with (
             engines.Engines(model, longest + made["max_tokens"], flags, EXECUTOR) as running,
@@ -193,12 +190,12 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
             begin = time.monotonic()
             results = zip(answered, running.run(jobs, AHEAD), strict=True)
             for number, group in itertools.groupby(results, key=lambda result: result[0][0]):
-                shard: list[tuple[list[Trace], ValueResult]] = []
-                for (_, traces), result in group:
-                    shard.append((traces, result))
+                shard: list[tuple[list[Trace], ValueJob, ValueResult]] = []
+                for (_, traces, job), result in group:
+                    shard.append((traces, job, result))
                     bar.update(len(traces))
                 begin, seconds = time.monotonic(), time.monotonic() - begin
-                _write(output, number, shard, run, seconds)
+                _write(output, number, shard, seconds)
     given = graded.outcomes("traces")
     valued, rollouts = output.outcomes("traces"), output.outcomes("rollouts")
     counts = {"traces": given.total()} | {f"given_{outcome}": given[outcome] for outcome in OUTCOMES if given[outcome]}
@@ -211,30 +208,24 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
     output.finish({name: count for name, count in counts.items() if count})
 
 
-def _given(trace: Trace) -> tuple[list[int], str]:
-    return list(trace.token_ids or ()), str(trace.outcome)
+def _job(run: ValueRun, traces: list[Trace], gold: dict[str, str]) -> ValueJob:
+    answers = [(list(trace.token_ids or ()), str(trace.outcome)) for trace in traces]
+    return ValueJob(run, list(traces[0].prompt_ids or ()), gold[traces[0].problem], answers)
 
 
-def _write(
-    output: Run, number: int, shard: list[tuple[list[Trace], ValueResult]], run: ValueRun, seconds: float
-) -> None:
+def _write(output: Run, number: int, shard: list[tuple[list[Trace], ValueJob, ValueResult]], seconds: float) -> None:
     rollouts, values = [], []
     speed = Counter[str]()
-    for traces, result in shard:
-        first = traces[0]
-        for prefix, draws in result.draws.items():
-            seed = run.seed_of(list(first.prompt_ids or ()), prefix)
-            for nth, draw in enumerate(draws):
-                rollouts.append(Rollout(first.problem, list(prefix), draw.token_ids, draw.outcome, seed + nth))
-        for i, (trace, pit) in enumerate(zip(traces, result.pits, strict=True)):
-            correct, counts = result.counts(i, trace.token_ids or ())
-            values.append(StepValues(trace.problem, trace.sample, result.step_ends[i], correct, counts, pit))
+    for traces, job, result in shard:
+        valued, drawn = result.records(job, traces[0].problem, [trace.sample for trace in traces])
+        values += valued
+        rollouts += drawn
         speed.update(
             prefixes=len(result.draws), prompt_tokens=result.prompt_tokens, cached_tokens=result.cached_tokens
         )
     speed.update(rollouts=len(rollouts), tokens=sum(len(rollout.token_ids) for rollout in rollouts))
     output.write("rollouts", number, rollouts)
-    output.write("traces", number, [trace for traces, _ in shard for trace in traces])
+    output.write("traces", number, [trace for traces, _, _ in shard for trace in traces])
     # The values go last: a shard of theirs says that the other two are there.
     output.write("values", number, values, {"seconds": round(seconds, 3), **speed})
 

@@ -293,6 +293,10 @@ class Run:
         for shard in self._shards(table):
             yield from self._file(shard).iter_batches(columns=list(names))
 
+    def count(self, table: str) -> int:
+        """How many rows ``table`` has."""
+        return sum(self._file(shard).metadata.num_rows for shard in self._shards(table))
+
     def outcomes(self, table: str) -> Counter[str]:
         """How many rows of ``table`` have which outcome."""
         counts = Counter[str]()
