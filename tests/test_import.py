@@ -194,8 +194,7 @@ def test_imported_step_values_and_rollouts_give_the_same_rows_in_every_arm(model
 
 
 def test_arms_of_objects_in_memory_are_those_of_the_command(runs, tokenizers, tmp_path):
-    """The jobs are valued again, as a Python user would, from the graded answers; only the prompt's text is not known
-    to the rows of whole answers."""
+    """The jobs are valued again, as a Python user would do it, by the same policy."""
     tokenizer = tokenizers["byte_bpe"]
     values = Run.open(runs / "values")
     settings = values.manifest["settings"]
@@ -219,15 +218,11 @@ def test_arms_of_objects_in_memory_are_those_of_the_command(runs, tokenizers, tm
         words = [word for flag, value in flags.get(arm, {}).items() for word in (f"--{flag}", value)]
         run("build", arm, "--input", runs / "values", "--output", tmp_path / f"{arm}.jsonl", *words)
         expected = [json.loads(line) for line in (tmp_path / f"{arm}.jsonl").read_text().splitlines()]
-        numbers = {trace.sample: number for traces in groups for number, trace in enumerate(traces)}
         assert len(made) == len(expected) > 0, arm
-        if arm != "shared-prefix":
-            continue
-        ids = ("problem", "prompt_ids", "rejected_ids")
-        assert sorted(repr([row[name] for name in ids]) for row in made) == sorted(
-            repr([row[name] for name in ids]) for row in expected
-        )
-        assert numbers
+        # The side that is blamed; which right rollout is chosen is drawn by the number of the answer.
+        ids = {"shared-prefix": ("problem", "prompt_ids", "rejected_ids"), "prm": ("prompt", "completions", "labels")}
+        for name in ids.get(arm, ("problem", "prompt_ids", "chosen_ids", "rejected_ids")):
+            assert sorted(repr(row[name]) for row in made) == sorted(repr(row[name]) for row in expected), (arm, name)
 
 
 def test_what_an_arm_in_memory_lacks_or_does_not_know_is_an_error(tokenizers):
