@@ -346,6 +346,7 @@ def test_the_grader_decides_and_its_disagreement_with_the_file_is_counted_and_sa
         ({"response": "a", "step_correct": [1], "step_count": 0}, "step_count is [0]: of 1 or more rollouts"),
         ({"response": "a", "step_correct": [2], "step_count": 1}, "step_correct [2] is not of the step_count [1]"),
         ({"response": "a", "step_correct": [1], "step_count": 1, "rollouts": [["a"]]}, "step_correct and rollouts"),
+        ({"response": "a", "rollouts": []}, "from before each step there must be one or more"),
         ({"response": "a", "rollouts": [[]]}, "from before each step there must be one or more"),
         ({"response": "a", "prompt": [{"role": "user"}]}, "prompt is [{'role': 'user'}], not a list of int"),
     ],
@@ -372,7 +373,7 @@ def test_nothing_left_is_an_error_that_says_what_became_of_the_answers(model, tm
 STEPS = ["a\n", "b\n", "#### 2"]
 
 
-def test_texts_of_steps_and_counted_rollouts_make_step_values(model, tokenizers, tmp_path):
+def test_texts_of_steps_and_counted_rollouts_make_step_values(model, tokenizers, tmp_path, capsys):
     rows = [QUESTION | {"steps": STEPS, "step_correct": [3, 1, 0], "step_count": 4, "correct": False}]
     rows += [QUESTION | {"response": "#### 1"}]
     made = imported(model, tmp_path / "in", rows)
@@ -381,6 +382,10 @@ def test_texts_of_steps_and_counted_rollouts_make_step_values(model, tokenizers,
     ids = [len(tokenizers["byte_bpe"]("".join(STEPS[: i + 1]))["input_ids"]) for i in range(3)]
     assert (values.step_ends, values.correct, values.count) == ([*ids[:2], ids[2] + 1], [3, 1, 0], [4, 4, 4])
     assert made.manifest["settings"]["budget"]["n_rollouts"] == 4
+    run("show", made.path)
+    told = capsys.readouterr().out
+    assert "negdata import" in told
+    assert "without_step_values" in told
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class Rows:
                 raise ValueError("it has step_correct and rollouts: give one of them, rollouts are counted here")
             _check_list("rollouts", rollouts, list)
             rollouts = [[_said(_one_rollout(one)) for one in made] for made in rollouts]
-            if not all(rollouts):
+            if not rollouts or not all(rollouts):
                 raise ValueError("rollouts: from before each step there must be one or more")
         ends = row.get("step_ends")
         if ends is not None:
