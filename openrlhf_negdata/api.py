@@ -1,5 +1,7 @@
 """The method for one's own Python: what docs/python.md shows. It needs no torch, vLLM or OpenRLHF."""
 
+from openrlhf_negdata.datasets.memory import answered, build_rows
+from openrlhf_negdata.datasets.rows import Account, Answered, Arm, Valuing
 from openrlhf_negdata.grading import Grader, grade_rows
 from openrlhf_negdata.records import OUTCOMES, Graded, Problem, StepValues
 from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
@@ -13,6 +15,9 @@ from openrlhf_negdata.tasks import Task, load
 __all__ = [
     "OUTCOMES",
     "PRESETS",
+    "Account",
+    "Answered",
+    "Arm",
     "Budget",
     "Continuation",
     "Estimator",
@@ -27,6 +32,9 @@ __all__ = [
     "ValueJob",
     "ValueResult",
     "ValueRun",
+    "Valuing",
+    "answered",
+    "build_rows",
     "credit",
     "grade_rows",
     "load",

@@ -76,6 +76,8 @@ def made(kind: Callable[..., T], args: argparse.Namespace, prefix: str = "", **m
             says, holds = _LIMITS[limit]
             if not holds(value, bound):
                 raise UserError(f"--{prefix}{name} must be {says} {bound}, not {value}")
+        if about["choices"] and value not in about["choices"]:
+            raise UserError(f"--{prefix}{name} must be one of {', '.join(about['choices'])}, not {value}")
         if not _counts(one, about):
             raise UserError(f"--{prefix}{name} counts with {about['only'][0]} alone")
     return one

@@ -14,6 +14,7 @@ def test_the_code_of_the_page_runs_and_needs_nothing_heavy():
     code += (
         f"\nimport sys\nprint(outcomes, len(steps), count, correct, pit, by_step)\n"
         f"print(by_token.shape == (len(answer),), [name for name in {HEAVY} if name in sys.modules])\n"
+        "print([(row['chosen'], row['rejected']) for row in rows], accounts[0].kept, accounts[0].total)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -21,6 +22,7 @@ def test_the_code_of_the_page_runs_and_needs_nothing_heavy():
     assert done.stdout.splitlines() == [
         f"{outcomes} 3 [4, 4, 4] [4, 4, 0] 1 [0.0, -1.0, 0.0]",
         "True []",
+        r"[('\n#### 18', '18 - 1 = 17\n')] 1 1",
     ]
 
 

@@ -504,3 +504,10 @@ def test_rows_are_shuffled_by_the_seed_alone_and_a_larger_size_begins_with_a_sma
     assert sorted(order) == list(range(50))
     assert [shuffled(path, 0, size) for size in (0, 7, 50)] == [order[:0], order[:7], order]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("arm", ["algorithm1", "dpo", "rft"])
+def test_the_card_of_pairs_warns_of_trainers_that_take_their_text(hand, arm):
+    worked_example(hand)
+    hand.build(arm)
+    assert ("puts an end-of-sequence token after it" in " ".join(hand.card().split())) == (arm != "rft")

@@ -257,7 +257,7 @@ def _files(
     ):
         settings[flag] = vars(given)[flag]
     settings["prompting"] = vars(prompts.read_flags(vars(given)))
-    settings["decontaminate"] = {source_name(test): _digest(test) for test in given.decontaminate}
+    settings["decontaminate"] = {source_name(test): digest_of(test) for test in given.decontaminate}
     settings["ngram"] = given.ngram if given.decontaminate else None
     if given.tokenizer:
         files = tokenizer_files(Path(given.tokenizer)) if Path(given.tokenizer).is_dir() else []
@@ -269,14 +269,14 @@ def _files(
 
 def _digests(folder: Path | None, problems_from: str | None) -> dict[str, str]:
     """The content of a folder that no command of ours made, and of problems that lie elsewhere."""
-    digests = {source_name(problems_from): _digest(problems_from)} if problems_from else {}
+    digests = {source_name(problems_from): digest_of(problems_from)} if problems_from else {}
     for file in (file_named(folder, name) for name in ("problems", "traces")) if folder else ():
         if file.is_file():
             digests[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return digests
 
 
-def _digest(source: str) -> str:
+def digest_of(source: str) -> str:
     """The content of a file, a folder or an ``hf:`` name: of its rows, bad ones too."""
     digest = hashlib.sha256()
     for _, number, row in rows_of(source):

@@ -31,15 +31,13 @@ from tqdm import tqdm
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import Output, read_file, write_jsonl
 from openrlhf_negdata.forms import FILES
-from openrlhf_negdata.grading import TIMEOUT, grade_rows
+from openrlhf_negdata.grading import TIMEOUT, check_finish_reason, grade_rows
 from openrlhf_negdata.records import CORRECT, NO_ANSWER, OUTCOMES, WRONG
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.tasks import Task, load
 
 #: A share of whole answers without an answer from which it is said.
 MUCH = 0.2
-#: What vLLM and servers call the end of an answer that is not whole.
-CUT_OFF = ("length", "abort", "error", "repetition", "content_filter", "tool_calls")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", type=Path, required=True, help=f"{FILES}; or the folder of a complete run")
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl file, or the folder, to write")
+    add_grader_flags(parser)
+
+
+def add_grader_flags(parser: argparse.ArgumentParser) -> None:
     add_grading_flag(parser)
     parser.add_argument(
         "--timeout", type=float, default=TIMEOUT, help="seconds a slow grader, such as that of math, has for an answer"
@@ -64,11 +66,15 @@ def add_grading_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def check_grader_flags(args: argparse.Namespace) -> None:
     if args.timeout <= 0:
         raise UserError(f"--timeout {args.timeout:g}: must be more than 0 seconds")
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
+
+
+def run(args: argparse.Namespace) -> None:
+    check_grader_flags(args)
     if args.input.resolve() == args.output.resolve():
         raise UserError(f"--output {args.output} is the input: give another")
     if args.input.is_dir():
@@ -133,12 +139,7 @@ def _check_answers(row: dict[str, Any], task: Task) -> dict[str, Any]:
     for _gold, response, reason in _answers(row, task):
         if not isinstance(response, str):
             raise ValueError(f"response is {response!r}, not text")
-        if not isinstance(reason, (str, type(None))):
-            raise ValueError(f"finish_reason is {reason!r}, not text or null")
-        if reason not in ("stop", "", None, *CUT_OFF):
-            raise ValueError(
-                f"finish_reason {reason!r} is none of stop, {', '.join(CUT_OFF)}: where an answer is whole, write stop"
-            )
+        check_finish_reason(reason)
     return row
 
 

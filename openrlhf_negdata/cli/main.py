@@ -21,12 +21,15 @@ COMMANDS = {
     "launch": "run an OpenRLHF command, such as openrlhf.cli.train_sft, on CPU and on GPU hosts alike",
     "sample": "let a policy answer problems",
     "grade": "grade answers: correct, wrong, truncated, no_answer, timed_out or failed",
+    "import": "make a run of answers that were made elsewhere, with step values and rollouts or without",
     "value": "estimate, by Monte Carlo rollouts, the chance of success before every step of every answer",
     "show": "say what a run folder holds: what is done and owed, outcomes, throughput",
     "build": "turn problems, graded answers and step values into a training set, with a card that accounts for each",
     "evaluate": "measure the test error of one or more policies, with intervals over problems",
     "report": "one table, and one HTML page with plots and coloured traces",
 }
+#: A command whose name can be no module's.
+MODULES = {"import": "import_answers"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +62,7 @@ def _run(argv: list[str], chosen: str | None) -> None:
             commands.add_parser(name, help=summary)
             continue
         # Only the chosen command is imported: `negdata grade` must not wait for torch or vllm.
-        modules[name] = importlib.import_module(f"openrlhf_negdata.cli.{name}")
+        modules[name] = importlib.import_module(f"openrlhf_negdata.cli.{MODULES.get(name, name)}")
         command = commands.add_parser(
             name, help=summary, description=modules[name].__doc__, formatter_class=HelpFormatter, allow_abbrev=False
         )

@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     """How a policy is prompted and sampled: the flags of every command that does so."""
     parser.add_argument("--rollout.temperature", type=float, default=0.7, help="sampling temperature")
+    add_policy_flags(parser)
+    parser.add_argument("--seed", type=int, default=0, help="with the content of a request, decides its draws")
+
+
+def add_policy_flags(parser: argparse.ArgumentParser) -> None:
+    """What a run remembers, beside the temperature, of how its answers were asked for and sampled."""
     parser.add_argument("--rollout.top_p", type=float, default=1.0, help="nucleus sampling: share of probability kept")
     parser.add_argument("--rollout.top_k", type=int, default=-1, help="sample among the k likeliest tokens; -1: all")
     parser.add_argument(
@@ -60,7 +66,6 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         help="tokens a response may have in all (default: what a small task needs, else 1024)",
     )
     prompts.add_flags(parser)
-    parser.add_argument("--seed", type=int, default=0, help="with the content of a request, decides its draws")
 
 
 def read_sampling(flags: dict) -> engines.Sampling:

@@ -40,8 +40,6 @@ from openrlhf_negdata.records import (
     TIMED_OUT,
     TRUNCATED,
     WRONG,
-    Rollout,
-    StepValues,
     Trace,
     content_seed,
 )
@@ -58,7 +56,9 @@ WHICH = ("wrong_per_problem", "correct_per_problem", "skip_all_right", "skip_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", required=True, help="run folder of graded answers, made by `negdata grade`")
+    parser.add_argument(
+        "--input", required=True, help="run folder of graded answers, made by `negdata grade` or `import`"
+    )
     parser.add_argument("--output", required=True, help="the run folder to write")
     parser.add_argument("--task", help="the run's own task: to be named where it is a .py file")
     parser.add_argument("--model.model_name_or_path", required=True, help="the policy that wrote the answers")
@@ -117,12 +117,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
     graded = Run.open(args.input)
-    if graded.manifest["command"] != "grade":
-        raise UserError(f"{args.input} was not made by `negdata grade`: grade it first and give that output")
+    if not graded.graded:
+        raise UserError(
+            f"{args.input} was not made by `negdata grade` or `negdata import`: grade it first and give that output"
+        )
     task, budget = graded.task(args.task), _budget(flags)
     if args.shard_size < 1:
         raise UserError(f"--shard_size must be at least 1, not {args.shard_size}")
-    made = graded.manifest["settings"]["input"]
+    made = graded.sampled
     model = check_policy(flags["model.model_name_or_path"], flags)
     if models.revision(model) != made["model"]:
         raise UserError(
@@ -154,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budget: Budget) -> None:
-    made, size = graded.manifest["settings"]["input"], flags["shard_size"]
+    made, size = graded.sampled, flags["shard_size"]
     dropped = Counter[str]()
     answers: list[int] = []  # a shard
     longest = 0
@@ -181,11 +183,10 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
         )
         gold = {problem.id: problem.gold for problem in output.problems()}
         numbered = ((index // size, traces) for index, traces in enumerate(chosen(graded, flags, Counter())))
-        asked, answered = itertools.tee((number, traces) for number, traces in numbered if number in owed)
-        jobs = (
-            ValueJob(run, list(traces[0].prompt_ids or ()), gold[traces[0].problem], [_given(t) for t in traces])
-            for _, traces in asked
+        asked, answered = itertools.tee(
+            (number, traces, _job(run, traces, gold)) for number, traces in numbered if number in owed
         )
+        jobs = (job for _, _, job in asked)
         begun = AHEAD * flags["vllm.num_engines"]
         done = sum(count for number, count in enumerate(answers) if number not in owed)
         with (
@@ -196,9 +197,9 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
             made_now = running.run(jobs, AHEAD, told=lambda result: bar.update(len(result.step_ends)))
             results = zip(answered, made_now, strict=True)
             for number, group in itertools.groupby(results, key=lambda result: result[0][0]):
-                shard = [(traces, result) for (_, traces), result in group]
+                shard = [(traces, job, result) for (_, traces, job), result in group]
                 begin, seconds = time.monotonic(), time.monotonic() - begin
-                _write(output, number, shard, run, seconds, flags["vllm.num_engines"])
+                _write(output, number, shard, seconds, flags["vllm.num_engines"])
     given = graded.outcomes("traces")
     valued, rollouts = output.outcomes("traces"), output.outcomes("rollouts")
     counts = {"traces": given.total()} | {f"given_{outcome}": given[outcome] for outcome in OUTCOMES if given[outcome]}
@@ -211,35 +212,30 @@ def _value(graded: Run, task: Task, output: Run, model: Path, flags: dict, budge
     output.finish({name: count for name, count in counts.items() if count})
 
 
-def _given(trace: Trace) -> tuple[list[int], str]:
-    return list(trace.token_ids or ()), str(trace.outcome)
+def _job(run: ValueRun, traces: list[Trace], gold: dict[str, str]) -> ValueJob:
+    answers = [(list(trace.token_ids or ()), str(trace.outcome)) for trace in traces]
+    return ValueJob(run, list(traces[0].prompt_ids or ()), gold[traces[0].problem], answers)
 
 
 def _write(
     output: Run,
     number: int,
-    shard: list[tuple[list[Trace], ValueResult]],
-    run: ValueRun,
+    shard: list[tuple[list[Trace], ValueJob, ValueResult]],
     seconds: float,
     num_engines: int,
 ) -> None:
     rollouts, values = [], []
     speed = Counter[str]()
-    for traces, result in shard:
-        first = traces[0]
-        for prefix, draws in result.draws.items():
-            seed = run.seed_of(list(first.prompt_ids or ()), prefix)
-            for nth, draw in enumerate(draws):
-                rollouts.append(Rollout(first.problem, list(prefix), draw.token_ids, draw.outcome, seed + nth))
-        for i, (trace, pit) in enumerate(zip(traces, result.pits, strict=True)):
-            correct, counts = result.counts(i, trace.token_ids or ())
-            values.append(StepValues(trace.problem, trace.sample, result.step_ends[i], correct, counts, pit))
+    for traces, job, result in shard:
+        valued, drawn = result.records(job, traces[0].problem, [trace.sample for trace in traces])
+        values += valued
+        rollouts += drawn
         speed.update(
             prefixes=len(result.draws), prompt_tokens=result.prompt_tokens, cached_tokens=result.cached_tokens
         )
     speed.update(rollouts=len(rollouts), tokens=sum(len(rollout.token_ids) for rollout in rollouts))
     output.write("rollouts", number, rollouts)
-    output.write("traces", number, [trace for traces, _ in shard for trace in traces])
+    output.write("traces", number, [trace for traces, _, _ in shard for trace in traces])
     # The values go last: a shard of theirs says that the other two are there.
     output.write(
         "values",
@@ -261,7 +257,7 @@ def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Tra
         answers = choose(traces, flags, dropped)
         if solution := solutions.get(problem):
             ids = encode_response(tokenizer, solution)
-            if len(ids) > graded.manifest["settings"]["input"]["max_tokens"]:
+            if len(ids) > graded.sampled["max_tokens"]:
                 dropped["solution_over_long"] += 1
             else:
                 answers.append(Trace(problem, -1, traces[0].prompt_ids, ids, solution, "stop", CORRECT))

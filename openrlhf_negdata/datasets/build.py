@@ -162,7 +162,7 @@ def _check(name: str, arm: Arm, source: Source, sizes: Sizes, reading: Reading) 
         raise UserError(f"--data.max_len needs token ids: {how}")
     run = source.run
     if "values" in arm.tables:
-        if run is None or run.manifest["command"] != "value":
+        if source.valuing is None:
             raise UserError(f"{source.name} has no step values: run `negdata value` first and give its output")
     elif "traces" in arm.tables:
         answers = run.read("traces") if run else itertools.chain.from_iterable(source.own.values())

@@ -72,6 +72,7 @@ def write_card(
         dropped = [(f"dropped: {reason}", count) for reason, count in sorted(account.dropped.items())]
         lines += _table((account.unit, "count"), [("in", account.total), ("kept", account.kept), *dropped])
     lines += _table(("rows", "count"), counts)
+    lines += ["", _FOR_TEXT] if "rejected_ids" in (figures.first or {}) else []
     lines += [line for note in notes for line in ("", note)]
     if figures.outcomes:
         lines += _table(("answers that went in", "count"), sorted(figures.outcomes.items()))
@@ -109,4 +110,10 @@ def _front_matter(path: Path, rows: int) -> list[str]:
     return ["---", data.to_yaml(), "---", ""]
 
 
+#: What a trainer that takes text would make of pairs.
+_FOR_TEXT = (
+    "Train on the ids (`..._ids`), by `openrlhf_negdata.cli.train_step_dpo`, or by TRL's or OpenRLHF's DPO as in "
+    "`examples/`. The text is for reading: a trainer that takes it tokenizes each side again, and puts an "
+    "end-of-sequence token after it, also where it is a step in mid-answer, which so is taught to end answers."
+)
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))

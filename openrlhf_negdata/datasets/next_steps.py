@@ -6,18 +6,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, capped, source
+from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Origin, Row, ValuedArm, capped, source
+from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.records import CORRECT, TRUNCATED, Rollout
 from openrlhf_negdata.steps.estimates import best_of
 from openrlhf_negdata.steps.monte_carlo import Budget
-from openrlhf_negdata.steps.split import Segmentation, first_step
+from openrlhf_negdata.steps.split import first_step
 from openrlhf_negdata.steps.values import Estimator
-
-if TYPE_CHECKING:
-    from openrlhf_negdata.datasets.source import Source
 
 Ids = tuple[int, ...]
 ByPrefix = Mapping[Ids, Sequence[Rollout]]
@@ -61,11 +59,12 @@ class OfNextSteps(Limited, ValuedArm):
     tables: ClassVar[tuple[str, ...]] = ("traces", "values", "rollouts")
     unit: ClassVar[str] = "prefixes"
 
-    def begin(self, source: Source) -> None:
-        super().begin(source)
-        assert source.run is not None
-        tokenizer, task = source.tokenizer, source.task
-        segmentation = Segmentation(**source.run.manifest["settings"]["steps"])
+    def begin(self, origin: Origin) -> None:
+        super().begin(origin)
+        assert origin.valuing is not None
+        if not origin.valuing.rollouts:
+            raise UserError(f"{origin.name} has step values but none of the rollouts behind them")
+        tokenizer, task, segmentation = origin.tokenizer, origin.task, origin.valuing.segmentation
         self.first_step = lambda prefix, ids: (
             first_step([*prefix, *ids], tokenizer, task, segmentation, len(prefix)) - len(prefix)
         )

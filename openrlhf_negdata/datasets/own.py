@@ -33,11 +33,11 @@ def read_solutions(
     traces = file_named(Path(folder), "traces") if folder and with_answers else None
     if traces is None or not traces.exists():
         return problems, []
-    rows = read_rows(traces, _Known(problems).answers, reading)
+    rows = read_rows(traces, Known(problems).answers, reading)
     return problems, [trace for answers in rows for trace in answers]
 
 
-class _Known:
+class Known:
     """The problems that rows may answer, and how many answers each has."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -7,12 +7,13 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from openrlhf_negdata.datasets.rows import (
     Account,
     Answered,
     Limited,
+    Origin,
     Row,
     ValuedArm,
     capped,
@@ -25,12 +26,9 @@ from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag, flags_of
 from openrlhf_negdata.records import CORRECT, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.credit import credit
-from openrlhf_negdata.steps.monte_carlo import BUDGETS, Budget
+from openrlhf_negdata.steps.monte_carlo import BUDGETS
 from openrlhf_negdata.steps.rules import PITS
 from openrlhf_negdata.steps.values import Estimator, halves
-
-if TYPE_CHECKING:
-    from openrlhf_negdata.datasets.source import Source
 
 #: What a pair may choose: its token ids and where they are from.
 Side = tuple[Sequence[int], str]
@@ -73,14 +71,14 @@ class AtPits(Limited, ValuedArm):
         pit = self.pit or "lowest_q"
         return Estimator(pit, self.best_of, self.best_of_biased, self.min_drop, self.confidence)
 
-    def begin(self, source: Source) -> None:
-        assert source.run is not None
-        budget = Budget(**source.run.manifest["settings"]["budget"])
+    def begin(self, origin: Origin) -> None:
+        assert origin.valuing is not None
+        budget = origin.valuing.budget
         if budget.kind != "exhaustive":
             for name in ("pit", "best_of", "min_drop", "positives", "weigh_pairs"):
                 if getattr(self, name) != flags_of(self)[name].default:
-                    raise UserError(f"--{name}: {source.run.path} {only_pits(budget)}")
-        super().begin(source)
+                    raise UserError(f"--{name}: {origin.name} {only_pits(budget)}")
+        super().begin(origin)
         self.pit = self.pit or ("lowest_q" if budget.kind == "exhaustive" else budget.kind)
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:

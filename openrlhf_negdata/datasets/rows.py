@@ -6,16 +6,15 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.records import CORRECT, NO_ANSWER, WRONG, Problem, Rollout, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import PRESETS, Segmentation
 from openrlhf_negdata.steps.values import Estimator
-
-if TYPE_CHECKING:
-    from openrlhf_negdata.datasets.source import Source
+from openrlhf_negdata.tasks import Task
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -48,6 +47,28 @@ class Answered:
 
     def rng(self, seed: int, *purpose: object) -> random.Random:
         return random.Random(content_seed(seed, *purpose, self.problem.id))
+
+
+@dataclass(frozen=True)
+class Valuing:
+    """How step values were made: with which budget, of steps cut how, whether of the teacher's solutions too, and
+    whether the rollouts behind them are there."""
+
+    budget: Budget
+    segmentation: Segmentation = PRESETS["task"]
+    solutions: bool = False
+    rollouts: bool = True
+
+
+@dataclass
+class Origin:
+    """Where the answers of a set come from, as far as arms ask: what that is called in messages, the task, the
+    policy's tokenizer if there is one, and how steps were valued if they were."""
+
+    name: str
+    task: Task
+    tokenizer: Any | None = None
+    valuing: Valuing | None = None
 
 
 @dataclass
@@ -105,9 +126,8 @@ class Arm:
         """The arms whose rows make the set, each with an account of its own; the first decides ``balanced``."""
         return [self]
 
-    def begin(self, source: Source) -> None:
-        """Take what is needed from the input: its tokenizer, its task, its run. UserError if it cannot be made of
-        it."""
+    def begin(self, origin: Origin) -> None:
+        """Take what is needed from the input: its tokenizer, its task. UserError if it cannot be made of it."""
 
     def units(self, known: Answered) -> int:
         """How many ``unit`` a problem brings."""
@@ -157,11 +177,11 @@ class ValuedArm(Arm):
     def estimator(self) -> Estimator:
         return Estimator(best_of=self.best_of, biased=self.best_of_biased)
 
-    def begin(self, source: Source) -> None:
-        assert source.run is not None
-        budget = Budget(**source.run.manifest["settings"]["budget"])
+    def begin(self, origin: Origin) -> None:
+        assert origin.valuing is not None
+        budget = origin.valuing.budget
         if budget.kind not in self.budgets:
-            raise UserError(f"{source.run.path} {only_pits(budget)}: of the arms, algorithm1 and shared-prefix alone")
+            raise UserError(f"{origin.name} {only_pits(budget)}: of the arms, algorithm1 and shared-prefix alone")
         count, what = self.rollouts_a_value(budget)
         if count < self.best_of and not self.best_of_biased:
             raise UserError(

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata.datasets.own import read_solutions
-from openrlhf_negdata.datasets.rows import Answered
+from openrlhf_negdata.datasets.rows import Answered, Origin, Valuing
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.files import Reading
 from openrlhf_negdata.records import CORRECT, Problem, Trace
 from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import encode_response
 from openrlhf_negdata.rollouts.store import Run
+from openrlhf_negdata.steps.monte_carlo import Budget
+from openrlhf_negdata.steps.split import Segmentation
 from openrlhf_negdata.tasks import Task
 
 
-class Source:
+class Source(Origin):
     """The problems of a run folder, or of a folder of one's own, as often as they are asked for. Of a run, the answers
     are read problem by problem: they need not fit into memory."""
 
@@ -36,16 +38,20 @@ class Source:
     ) -> None:
         """``tables``: which of traces, values and rollouts are read. ``problems_from``: where the problems of a
         folder of one's own are, if they are not in it."""
-        self.task, self.tokenizer, self.prompting = task, tokenizer, prompting
+        super().__init__(str(folder or problems_from), task, tokenizer)
+        self.prompting = prompting
         self.encode = None if tokenizer is None else prompting.encoder(tokenizer, task)
         self.run: Run | None = None
         self.tables = tables
-        #: What the input is called in messages.
-        self.name = str(folder or problems_from)
         self.own: dict[str, list[Trace]] = {}
         if folder and (Path(folder) / "manifest.json").is_file():
             self.run = Run.open(folder)
             self.problems = self.run.problems()
+            if self.run.valued:
+                settings = self.run.manifest["settings"]
+                budget, segmentation = Budget(**settings["budget"]), Segmentation(**settings["steps"])
+                solutions, rollouts = settings.get("solutions", False), self.run.count("rollouts") > 0
+                self.valuing = Valuing(budget, segmentation, solutions, rollouts)
         else:
             self.problems, traces = read_solutions(folder, task, problems_from, reading, bool(tables))
             for trace in traces:

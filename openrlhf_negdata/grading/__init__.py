@@ -40,6 +40,8 @@ AHEAD = 256
 #: Rows sent to a worker together, at most: a trip costs as much as an easy grade, and neighbours share a gold answer.
 TOGETHER = 16
 
+#: What vLLM and servers call the end of an answer that is not whole.
+CUT_OFF = ("length", "abort", "error", "repetition", "content_filter", "tool_calls")
 #: What a task's grader may find.
 GRADES = (CORRECT, WRONG, NO_ANSWER)
 
@@ -272,6 +274,16 @@ class _ForkServer:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def check_finish_reason(reason: object) -> None:
+    """ValueError where a user's row has a finish reason of which it is not known whether the answer is whole."""
+    if not isinstance(reason, (str, type(None))):
+        raise ValueError(f"finish_reason is {reason!r}, not text or null")
+    if reason not in ("stop", "", None, *CUT_OFF):
+        raise ValueError(
+            f"finish_reason {reason!r} is none of stop, {', '.join(CUT_OFF)}: where an answer is whole, write stop"
+        )
 
 
 def grade_rows(

@@ -9,10 +9,11 @@ from openrlhf_negdata.records import Problem, Trace, content_seed
 from openrlhf_negdata.rollouts.engines import Engines, Request, Sampling
 
 
-def encode_response(tokenizer: Any, text: str) -> list[int]:
+def encode_response(tokenizer: Any, text: str, end: int | None = None) -> list[int]:
     """Token ids of a whole response that came as text, tokenised apart from its prompt so that no token spans the
-    boundary, and its end-of-sequence token."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    boundary, and its ``end``: the end-of-sequence token unless another is given."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id if end is None else end]
 
 
 def decode_responses(tokenizer: Any, responses: list[list[int]]) -> list[str]:

@@ -66,7 +66,12 @@ SCHEMAS = {
     ),
 }
 #: The tables a command writes; a shard of the last says that those of the others are there.
-TABLES = {"sample": ("traces",), "grade": ("traces",), "value": ("rollouts", "traces", "values")}
+TABLES = {
+    "sample": ("traces",),
+    "grade": ("traces",),
+    "value": ("rollouts", "traces", "values"),
+    "import": ("rollouts", "traces", "values"),
+}
 #: The copy of the file of a task of one's own: to be read, and never run unless the user names it.
 TASK_FILE = "task.py"
 _ROWS: dict[str, Any] = {"traces": Trace, "values": StepValues, "rollouts": Rollout}
@@ -184,6 +189,17 @@ class Run:
         return task.graded_by(self.grading)
 
     @property
+    def graded(self) -> bool:
+        """Whether its answers have outcomes, and are all that a grader was given."""
+        return self.manifest["command"] in ("grade", "import")
+
+    @property
+    def valued(self) -> bool:
+        """Whether its answers have step values: those of `negdata value`, or of answers that were imported with
+        theirs."""
+        return "budget" in self.manifest["settings"]
+
+    @property
     def grading(self) -> str:
         """How the task read the answers, one of its ``gradings``."""
         settings = self.manifest["settings"]
@@ -285,6 +301,10 @@ class Run:
         """Some columns of ``table`` as Arrow batches: for what is counted over rows too many to be Python objects."""
         for shard in self._shards(table):
             yield from self._file(shard).iter_batches(columns=list(names))
+
+    def count(self, table: str) -> int:
+        """How many rows ``table`` has."""
+        return sum(self._file(shard).metadata.num_rows for shard in self._shards(table))
 
     def outcomes(self, table: str) -> Counter[str]:
         """How many rows of ``table`` have which outcome."""

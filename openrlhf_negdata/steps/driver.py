@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.records import CORRECT, content_seed
+from openrlhf_negdata.records import CORRECT, Rollout, StepValues, content_seed
 from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
 from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, Prefix, value_problem
@@ -80,6 +80,21 @@ class ValueResult:
         prefixes = Answer(token_ids, self.step_ends[number], False).prefixes()
         draws = [self.draws.get(prefix, []) for prefix in prefixes]
         return [sum(draw.outcome == CORRECT for draw in made) for made in draws], [len(made) for made in draws]
+
+    def records(
+        self, job: ValueJob, problem: str, samples: Sequence[int] | None = None
+    ) -> tuple[list[StepValues], list[Rollout]]:
+        """What ``job`` found, as records: the step values of its answers and the rollouts behind them. ``samples``:
+        the numbers of the answers; 0, 1, ... where it is None."""
+        values, rollouts = [], []
+        for prefix, draws in self.draws.items():
+            seed = job.run.seed_of(job.prompt_ids, prefix)
+            for nth, draw in enumerate(draws):
+                rollouts.append(Rollout(problem, list(prefix), draw.token_ids, draw.outcome, seed + nth))
+        numbers = range(len(job.answers)) if samples is None else samples
+        for i, (sample, (ids, _)) in enumerate(zip(numbers, job.answers, strict=True)):
+            values.append(StepValues(problem, sample, self.step_ends[i], *self.counts(i, ids), self.pits[i]))
+        return values, rollouts
 
 
 def actors_grader(task: str, identity: str, grading: str, timeout: float) -> Grader:

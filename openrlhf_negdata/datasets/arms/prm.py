@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Row, ValuedArm, drawn_in_order, source
+from openrlhf_negdata.datasets.rows import Account, Answered, Limited, Origin, Row, ValuedArm, drawn_in_order, source
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.steps.credit import credit
-
-if TYPE_CHECKING:
-    from openrlhf_negdata.datasets.source import Source
 
 FORMS = ("trl", "openrlhf")
 LABELS = ("hard", "soft")
@@ -34,9 +31,9 @@ class Prm(Limited, ValuedArm):
 
     ids: ClassVar[bool] = False
 
-    def begin(self, source: Source) -> None:
-        super().begin(source)
-        self.tokenizer = source.tokenizer
+    def begin(self, origin: Origin) -> None:
+        super().begin(origin)
+        self.tokenizer = origin.tokenizer
 
     def rows(self, known: Answered, account: Account) -> Iterator[Row]:
         said = [one for one in known.valued() if set(one[0].token_ids or ()) - {self.tokenizer.eos_token_id}]

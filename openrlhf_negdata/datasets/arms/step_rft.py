@@ -6,16 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from openrlhf_negdata.datasets.rows import Account, Answered, Row, ValuedArm, sft_row
+from openrlhf_negdata.datasets.rows import Account, Answered, Origin, Row, ValuedArm, sft_row
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.records import CORRECT, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.credit import credit
-
-if TYPE_CHECKING:
-    from openrlhf_negdata.datasets.source import Source
 
 
 @dataclass
@@ -31,12 +27,12 @@ class StepRft(ValuedArm):
     )
     cut: tuple[float, int] = (-math.inf, 0)
 
-    def begin(self, source: Source) -> None:
-        super().begin(source)
-        assert source.run is not None
-        if self.with_solutions and not source.run.manifest["settings"].get("solutions"):
+    def begin(self, origin: Origin) -> None:
+        super().begin(origin)
+        assert origin.valuing is not None
+        if self.with_solutions and not origin.valuing.solutions:
             raise UserError(
-                f"--with_solutions: {source.run.path} has no values of solutions, `negdata value --value.solutions` "
+                f"--with_solutions: {origin.name} has no values of solutions, `negdata value --value.solutions` "
                 "makes them"
             )
 
