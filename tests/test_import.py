@@ -56,10 +56,10 @@ class MadeUp(engines.Engines):
             made.append(Continuation(ids + [self.tokenizer.eos_token_id] * whole, "stop" if whole else "length"))
         return made
 
-    def generate(self, requests, sampling):
+    def generate(self, requests, sampling, told=None):
         yield from map(self.draw, requests)
 
-    def run(self, jobs, ahead):
+    def run(self, jobs, ahead, told=None):
         async def generate(request):
             return self.draw(request)
 
