@@ -311,6 +311,12 @@ def test_a_whole_answer_ends_as_the_chat_template_ends_one(model, tokenizers, tm
         assert trace.token_ids == [*tokenizer("#### 1")["input_ids"], end]
         asked = tokenizer.decode(trace.prompt_ids)
         assert asked.startswith("user: " + (TASK.chat_prompt(QUESTION["question"]), "Say 1.<end>")[number])
+    (tmp_path / "problems.jsonl").write_text(json.dumps(QUESTION | {"solution": "#### 1"}))
+    words = f"build sft --task {TASK.name} --problems_from {tmp_path}/problems.jsonl --tokenizer {chat}"
+    for flag, last in (("--data.apply_chat_template", end), ("", tokenizer.eos_token_id)):
+        output = tmp_path / f"sft{flag}.jsonl"
+        assert main([*words.split(), "--output", str(output), *flag.split()]) == 0
+        assert json.loads(output.read_text())["response_ids"] == [*tokenizer("#### 1")["input_ids"], last]
 
 
 def test_the_grader_decides_and_its_disagreement_with_the_file_is_counted_and_said(model, tmp_path, capsys):

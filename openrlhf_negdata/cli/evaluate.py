@@ -245,7 +245,8 @@ def _groups(arms: dict[str, Path], exam: Exam, flags: dict[str, Any]) -> list[Gr
         encode = exam.prompting.encoder(tokenizer, exam.task)
         asked = {problem.id: encode(problem.question) for problem in exam.problems}
         longest = models.check_length(model, {name: len(ids) for name, ids in asked.items()}, exam.max_tokens)
-        written = [encode_response(tokenizer, str(problem.solution)) for problem in exam.q_problems]
+        end = exam.prompting.end(tokenizer)
+        written = [encode_response(tokenizer, str(problem.solution), end) for problem in exam.q_problems]
         solutions = [ids if len(ids) <= exam.max_tokens else None for ids in written]
         prefixes = sum(len(split_steps(ids, tokenizer, exam.task)) for ids in solutions if ids is not None)
         groups.append(Group(alike, tokenizer, asked, longest, solutions, exam.q_rollouts * prefixes))

@@ -44,6 +44,7 @@ from openrlhf_negdata.records import (
     content_seed,
 )
 from openrlhf_negdata.rollouts import engines
+from openrlhf_negdata.rollouts.prompts import Prompting
 from openrlhf_negdata.rollouts.sampling import encode_response
 from openrlhf_negdata.rollouts.store import Run
 from openrlhf_negdata.steps.driver import AHEAD, EXECUTOR, ValueJob, ValueResult, ValueRun
@@ -251,12 +252,13 @@ def chosen(graded: Run, flags: dict, dropped: Counter[str]) -> Iterator[list[Tra
     solutions: dict[str, str] = {}
     if flags["value.solutions"]:
         tokenizer = graded.tokenizer(flags["model.trust_remote_code"])
+        end = Prompting(**graded.sampled.get("prompting", {})).end(tokenizer)
         solutions = {problem.id: problem.solution for problem in graded.problems() if problem.solution}
     for problem, group in itertools.groupby(graded.read("traces"), key=lambda trace: trace.problem):
         traces = list(group)
         answers = choose(traces, flags, dropped)
         if solution := solutions.get(problem):
-            ids = encode_response(tokenizer, solution)
+            ids = encode_response(tokenizer, solution, end)
             if len(ids) > graded.sampled["max_tokens"]:
                 dropped["solution_over_long"] += 1
             else:

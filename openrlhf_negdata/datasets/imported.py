@@ -17,7 +17,7 @@ from openrlhf_negdata.datasets.own import Known
 from openrlhf_negdata.forms import BadRow
 from openrlhf_negdata.grading import check_finish_reason
 from openrlhf_negdata.records import CORRECT, OUTCOMES, TRUNCATED, Graded, Problem, Rollout, StepValues, Trace
-from openrlhf_negdata.rollouts.prompts import QUESTION, Prompting, answer_end, end_tokens
+from openrlhf_negdata.rollouts.prompts import QUESTION, Prompting, end_tokens
 from openrlhf_negdata.rollouts.sampling import decode_responses, encode_response
 from openrlhf_negdata.steps.monte_carlo import Answer, Prefix
 from openrlhf_negdata.steps.split import Segmentation, split_steps
@@ -239,8 +239,7 @@ class Encoder:
         self.prompt = prompting.encoder(tokenizer, task)
         self.verbatim = Prompting(no_bos=prompting.no_bos, input_template=QUESTION).encoder(tokenizer, task)
         self.ends = end_tokens(tokenizer, model)
-        end = answer_end(tokenizer) if prompting.chat_template else None
-        self.end = end if end in self.ends else tokenizer.eos_token_id
+        self.end = prompting.end(tokenizer)
         self.known = {*tokenizer.get_vocab().values()}
         #: What is said of answers that are kept.
         self.notes: Counter[str] = Counter()

@@ -41,6 +41,7 @@ class Source(Origin):
         super().__init__(str(folder or problems_from), task, tokenizer)
         self.prompting = prompting
         self.encode = None if tokenizer is None else prompting.encoder(tokenizer, task)
+        self.end = None if tokenizer is None else prompting.end(tokenizer)
         self.run: Run | None = None
         self.tables = tables
         self.own: dict[str, list[Trace]] = {}
@@ -78,13 +79,13 @@ class Source(Origin):
         elif self.encode is not None:
             prompt_ids = self.encode(problem.question)
             traces = [
-                replace(trace, prompt_ids=prompt_ids, token_ids=encode_response(self.tokenizer, trace.text))
+                replace(trace, prompt_ids=prompt_ids, token_ids=encode_response(self.tokenizer, trace.text, self.end))
                 for trace in traces
             ]
         teacher = None
         if problem.solution:
             if self.tokenizer is not None:
-                solution_ids = encode_response(self.tokenizer, problem.solution)
+                solution_ids = encode_response(self.tokenizer, problem.solution, self.end)
             teacher = Trace(problem.id, -1, prompt_ids, solution_ids, problem.solution, "stop", CORRECT)
         prompt = self.prompting.asked(self.task, problem.question)
         answers = [trace for trace in traces if trace.sample >= 0]

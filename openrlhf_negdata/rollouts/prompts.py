@@ -58,6 +58,12 @@ class Prompting:
 
         return encode
 
+    def end(self, tokenizer: Any) -> int:
+        """The token that ends a whole answer: what the chat template writes after one, where it is used and does
+        (Gemma's ``<end_of_turn>`` is not its end-of-sequence token); else the end-of-sequence token."""
+        end = answer_end(tokenizer) if self.chat_template else None
+        return tokenizer.eos_token_id if end is None else end
+
     def _rendered(self, tokenizer: Any, text: str) -> str:
         turns = [{"role": "user", "content": text}]
         if self.system_prompt is not None:
