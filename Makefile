@@ -1,9 +1,13 @@
-# Two commands: `make quickstart` runs the method end to end, `make test` runs the tests. Both set up .venv first.
+# `make quickstart` runs the method end to end, `make real` on a real model in English, `make test` runs the tests. Each
+# sets up .venv first.
 PYTHON ?= python3
 INSTALLED := .venv/installed
 
 quickstart: $(INSTALLED)
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" bash recipes/quickstart/run.sh
+
+real: $(INSTALLED)
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" bash recipes/smollm2/run.sh
 
 test: $(INSTALLED)
 	@.venv/bin/ruff check .
@@ -17,4 +21,4 @@ install: $(INSTALLED)
 $(INSTALLED): requirements/cpu.txt pyproject.toml
 	@PYTHON="$(PYTHON)" bash requirements/install.sh
 
-.PHONY: quickstart test install
+.PHONY: quickstart real test install

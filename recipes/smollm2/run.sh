@@ -48,4 +48,5 @@ stage evaluate negdata evaluate --task "$TASK" --problems "$data/test.problems.j
   instruct="$models/instruct" sft="$sft" control="$models/control" rft="$models/rft" dpo="$models/dpo" \
   algorithm1="$models/algorithm1" shared_prefix="$models/shared_prefix" siblings="$models/siblings" \
   --output "$OUT/evaluation" --seed "$SEED" "${EVALUATE_FLAGS[@]}"
-negdata report --evaluation "$OUT/evaluation" --values "$OUT/values" "${PITS[@]:0:2}" --times "$OUT/times.jsonl" --output "$OUT"
+negdata report --evaluation "$OUT/evaluation" --values "$OUT/values" "${PITS[@]:0:2}" --times "$OUT/times.jsonl" \
+  --runs "$OUT/traces" --output "$OUT"
