@@ -85,8 +85,8 @@ def page(kept: dict[str, Any]) -> str:
         "Made by `python docs/gallery/make.py` from the four problems of `docs/gallery/values.json`, an excerpt of a",
         "quickstart run: answers of a model of half a million parameters, and 8 rollouts from before each step. Rows",
         "hold token ids as well, left out here. A prompt is a number and operations on it, an answer a value after",
-        "each operation, modulo 31, and the last one's remainder by 3; where the model lost track it writes `~`. What the",
-        "fields say: [sets.md](sets.md).",
+        "each operation, modulo 31, and the last one's remainder by 3; where the model lost track it writes `~`. What",
+        "the fields say: [sets.md](sets.md).",
         "",
     ]
     with tempfile.TemporaryDirectory() as folder:
