@@ -335,17 +335,26 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
     pipeline.here(f"build algorithm1 --input @values --output {tmp_path}/pairs.jsonl {flags}")
     run = Run.open(pipeline.root / "values")
     traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
-    correct = {trace.problem for trace in traces.values() if trace.outcome == "correct" and trace.sample >= 0}
-    cut = []
+    correct: dict[str, list] = {}
+    for trace in traces.values():
+        if trace.outcome == "correct" and trace.sample >= 0:
+            correct.setdefault(trace.problem, []).append(trace.token_ids)
+    cut, begin = [], []
     for values in run.read("values"):
         trace = traces[values.problem, values.sample]
         pit = estimator.first_pit(values, trace.outcome)
         if trace.outcome != "correct" and trace.problem in correct and pit is not None:
             before, after = estimator.q(values, trace.outcome)[pit : pit + 2]
             if before > after and before - after >= estimator.min_drop:
-                cut.append((trace.token_ids[: values.step_ends[pit]], round(before, 4), round(after, 4)))
+                ids = trace.token_ids[: values.step_ends[pit]]
+                cut.append((ids, round(before, 4), round(after, 4)))
+                begin += [cut[-1]] * any(answer[: len(ids)] == ids for answer in correct[trace.problem])
     made = [(row["rejected_ids"], row["q_before"], row["q_rejected"]) for row in rows(tmp_path / "pairs.jsonl")]
-    assert sorted(made) == sorted(cut) != []
+    assert made
+    # What begins the answer that it would be rejected for is no pair; which right answer that is, chance says.
+    left_out = Counter(map(str, cut)) - Counter(map(str, made))
+    assert not Counter(map(str, made)) - Counter(map(str, cut))
+    assert not left_out - Counter(map(str, begin))
 
 
 @pytest.mark.parametrize(
