@@ -24,7 +24,6 @@ def run(
     flags = vars(flat)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        flags["ds.param_dtype"] = flags["ds.param_dtype"] or cpu.precision()
         _check(flags)
         alone = processes.count() == 1
         # Before anything heavy is imported. Several processes must meet first: one of them tells the others.
@@ -33,6 +32,9 @@ def run(
             return 0
         host.check_release()
         cpu.setup()
+        flags["ds.param_dtype"] = flags["ds.param_dtype"] or cpu.precision()
+        if settings:
+            settings["ds.param_dtype"] = flags["ds.param_dtype"]
         from openrlhf.utils.config import hierarchize
 
         args = hierarchize(flat)

@@ -79,6 +79,8 @@ def already_trained(output: Path, settings: dict[str, Any]) -> bool:
         return False
     made = json.loads((output / "training.json").read_text(encoding="utf-8"))
     made.pop(KEPT, None)
+    if settings["ds.param_dtype"] is None:  # What suits the device, which only torch could tell, suited its device.
+        settings = settings | {"ds.param_dtype": made.get("ds.param_dtype")}
     for key in sorted({*_deciding(made), *settings}):
         if made.get(key) != settings.get(key):
             raise UserError(
