@@ -116,6 +116,7 @@ FLAGS = {
     **{name: needed for name, (needed, _) in NEEDED.items()},
     **NEEDED_ON_CPU,
     **{"algo.kl.init_coef": 0.0, "algo.kl.use_loss": False, "rollout.temperature": 1.0, "vllm.num_engines": 1},
+    "rollout.n_samples_per_prompt": 2,
     **{"actor.model_name_or_path": "model", "data.prompt_dataset": "problems.jsonl"},
 }
 
@@ -163,6 +164,14 @@ def test_what_cannot_run_without_cuda_is_refused_there_alone():
 def test_the_best_of_k_needs_k_rollouts():
     with pytest.raises(UserError, match=r"--step_advantage.best_of 9 needs as many rollouts"):
         check(FLAGS, StepAdvantage(task="running_value", best_of=9), on_cpu=False)
+
+
+@pytest.mark.parametrize("name", ["skip_all_right", "skip_all_wrong"])
+def test_a_single_answer_is_no_group_that_could_be_skipped(name):
+    asked = dataclasses.replace(ASKED, **{name: True})
+    check(FLAGS, asked, on_cpu=False)
+    with pytest.raises(UserError, match=f"--step_advantage.{name} needs --rollout.n_samples_per_prompt 2 at least"):
+        check(FLAGS | {"rollout.n_samples_per_prompt": 1}, asked, on_cpu=False)
 
 
 def test_a_mistake_in_our_own_flags_is_one_line(capsys):
@@ -243,7 +252,7 @@ def test_rollouts_are_drawn_as_the_answer_is_and_from_its_very_tokens(ppo, tiny_
     problem = next(task.generate(1, 0, "test"))
     prompt_ids = [tokenizer.pad_token_id, *tokenizer(problem.question)["input_ids"]]
     engine = Engine(prompt_ids, encode_response(tokenizer, problem.solution))
-    label = Asked(problem.gold, prompt_ids, dataclasses.replace(ASKED, n_rollouts=4), valued)
+    label = Asked(problem.gold, prompt_ids, dataclasses.replace(ASKED, n_rollouts=4), valued, 1)
     params = SamplingParams(temperature=1.0, max_tokens=30, min_tokens=1)
     executor = ppo.executor.AgentExecutor()
     sample = asyncio.run(executor.execute("shown", label, params, 64, tokenizer, engine))
@@ -258,6 +267,91 @@ def test_rollouts_are_drawn_as_the_answer_is_and_from_its_very_tokens(ppo, tiny_
     assert draws == [(prompt_ids + engine.answer[:start], 4, None, int(start == 0), 30 - start) for start in starts]
     # Half of the draws are right from everywhere but the last step, where "= rN" is as good as begun.
     assert sample["extra_logs"]["step_advantage"][len(prompt_ids) - 1 :] == [0.0] * 15 + [0.5] * 3
+
+
+class RightOrWrong(Engine):
+    """Answers what is right or wrong, as ``right`` says of one answer after the other. Rollouts are right."""
+
+    def __init__(self, prompt_ids, answer, right):
+        super().__init__(prompt_ids, answer)
+        self.right = list(right)
+
+    async def generate(self, prompt_ids, params, multi_modal_data=None):
+        output = await super().generate(prompt_ids, params)
+        if prompt_ids == self.prompt_ids and self.right:
+            output.outputs[0].token_ids = self.answer if self.right.pop(0) else self.answer[:3] + self.answer[-1:]
+        # The answers of a group end one after the other, the first last.
+        await asyncio.sleep(0.01 * len(self.right))
+        return output
+
+
+@pytest.fixture
+def sampled(ppo, tiny_model):
+    """What the executor logs of groups of answers to one prompt that RolloutRayActor samples all at once, by its own
+    coroutine, in this process. ``right``: of every group, which of its answers are."""
+    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+    from transformers import AutoTokenizer
+    from vllm import SamplingParams
+
+    tokenizer, task = AutoTokenizer.from_pretrained(tiny_model), load("running_value")
+    problem = next(task.generate(1, 0, "test"))
+    prompt_ids = tokenizer(problem.question)["input_ids"]
+    sample = RolloutRayActor.__ray_actor_class__.generate_responses
+    params = SamplingParams(temperature=1.0, max_tokens=30, min_tokens=1)
+
+    def samples(flags, *right):
+        executor = ppo.executor.AgentExecutor()
+        settings = dataclasses.replace(ASKED, n_rollouts=4, **flags)
+
+        async def ask(of_group):
+            engine = RightOrWrong(prompt_ids, encode_response(tokenizer, problem.solution), of_group)
+            engine.executor = executor
+            label = Asked(problem.gold, prompt_ids, settings, True, len(of_group))
+            return await sample(engine, "shown", label, params, 64, tokenizer, num_samples=len(of_group))
+
+        async def ask_all():
+            return await asyncio.wait_for(asyncio.gather(*map(ask, right)), 20)
+
+        return [[one["extra_logs"] for one in group] for group in asyncio.run(ask_all())], executor
+
+    return samples
+
+
+SKIP = {"skip_all_right": True}, {"skip_all_wrong": True}
+GROUPS = [True, True], [True, False], [False, False]
+
+
+@pytest.mark.parametrize(
+    ("flags", "skipped"),
+    [
+        ({}, [0, 0, 0]),
+        (SKIP[0], [1, 0, 0]),
+        (SKIP[1], [0, 0, 1]),
+        (SKIP[0] | SKIP[1], [1, 0, 1]),
+    ],
+)
+def test_groups_that_are_all_right_or_all_wrong_are_skipped_by_flag(sampled, flags, skipped):
+    """The prompt of all three groups is the same, asked at once: a group is of one label, not of one text."""
+    groups, executor = sampled(flags, *GROUPS)
+    for group, wanted in zip(groups, skipped, strict=True):
+        for logs in group:
+            assert logs["step_advantage/skipped"] == wanted
+            assert (logs["step_advantage/rollouts"] == 0) == wanted
+            assert (logs["step_advantage/rollout_tokens"] == 0) == wanted
+            if wanted:
+                assert not any(logs["step_advantage"])
+                assert logs["step_advantage/zero_share"] == 1
+    assert not executor.groups.waiting
+
+
+def test_a_skipped_answer_has_as_many_advantages_and_figures_as_one_that_is_valued(sampled):
+    """OpenRLHF joins what is logged of answers by name: one that lacked a figure would shift those of others."""
+    (skipped, *_), _ = sampled(SKIP[0], *GROUPS)
+    (valued, *_), _ = sampled({}, *GROUPS)
+    for one, other in zip(skipped, valued, strict=True):
+        assert one.keys() == other.keys()
+        assert len(one["step_advantage"]) == len(other["step_advantage"])
+        assert one["step_advantage/steps"] == other["step_advantage/steps"]
 
 
 # A run on CPU, read on both sides: what the executor returned, and what the policy's loss was given.

@@ -15,15 +15,15 @@ import torch
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from openrlhf_negdata.grading import Grader
-from openrlhf_negdata.ppo.settings import SECTION, StepAdvantage
+from openrlhf_negdata.ppo.settings import SECTION, Asked, StepAdvantage
 from openrlhf_negdata.records import CORRECT, FAILED, NO_ANSWER, TIMED_OUT, StepValues
 from openrlhf_negdata.rollouts import engines
 from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
 from openrlhf_negdata.rollouts.executor import generate
 from openrlhf_negdata.rollouts.sampling import decode_responses
-from openrlhf_negdata.steps import PRESETS
+from openrlhf_negdata.steps import PRESETS, split_steps
 from openrlhf_negdata.steps.credit import credit, spread
-from openrlhf_negdata.steps.driver import ValueJob, ValueResult, ValueRun, actors_grader, value_answers
+from openrlhf_negdata.steps.driver import Generate, ValueJob, ValueResult, ValueRun, actors_grader, value_answers
 from openrlhf_negdata.steps.monte_carlo import Budget
 from openrlhf_negdata.steps.values import Estimator
 
@@ -39,10 +39,29 @@ class _Encoded:
         return {"input_ids": torch.tensor([self.prompt_ids])}
 
 
+class Groups:
+    """What the answers to one prompt are, for each of them. OpenRLHF samples them in one call of one engine, side by
+    side, and hands each the same label (vllm_engine.py, generate_responses)."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Asked, tuple[list[bool], asyncio.Event]] = {}
+
+    async def all_graded(self, label: Asked, right: bool) -> list[bool]:
+        """Waits until all answers to ``label`` are graded. Returns, of each, whether it is right."""
+        graded, complete = self.waiting.setdefault(label, ([], asyncio.Event()))
+        graded.append(right)
+        if len(graded) == label.n_answers:
+            del self.waiting[label]
+            complete.set()
+        await complete.wait()
+        return graded
+
+
 class AgentExecutor(SingleTurnAgentExecutor):
     def __init__(self) -> None:
         super().__init__()
         self.grader: Grader | None = None
+        self.groups = Groups()
 
     async def execute(
         self,
@@ -84,13 +103,27 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 output = await generate(llm_engine, list(request.prompt_ids), params)
                 return [Continuation(list(one.token_ids), one.finish_reason) for one in output.outputs]
 
-            result = await value_answers(job, draw, hf_tokenizer, grader.task, grader)
-            earned = _earned(label.settings, job, result)
+            earned, result = await self._valued(label, job, draw, hf_tokenizer, grader)
             logs[SECTION] = by_token(earned, result.step_ends[0], start, max_length)
             logs |= _figures(earned, result)
             spent = time.monotonic()
             logs[f"{SECTION}/rollout_time_share"] = (spent - sampled) / (spent - began)
         return {**sample, "reward": reward, "scores": reward, "extra_logs": logs}
+
+    async def _valued(
+        self, label: Asked, job: ValueJob, draw: Generate, tokenizer: Any, grader: Grader
+    ) -> tuple[list[float], ValueResult]:
+        """What the steps of the answer have earned, and the rollouts that say so: 0 and none where it is skipped."""
+        ((token_ids, outcome),) = job.answers
+        settings = label.settings
+        if settings.skip_all_right or settings.skip_all_wrong:
+            right = await self.groups.all_graded(label, outcome == CORRECT)
+            if all(right) and settings.skip_all_right or not any(right) and settings.skip_all_wrong:
+                steps = await asyncio.to_thread(split_steps, token_ids, tokenizer, grader.task, job.run.segmentation)
+                return [0.0] * len(steps), ValueResult(step_ends=[[end for _, end in steps]])
+        result = await value_answers(job, draw, tokenizer, grader.task, grader)
+        values = StepValues("", 0, result.step_ends[0], *result.counts(0, token_ids))
+        return credit(values, outcome, Estimator(best_of=settings.best_of)), result
 
     def _grader(self, asked: StepAdvantage) -> Grader:
         if self.grader is None:  # all prompts of a run are of one task and one time limit
@@ -113,12 +146,6 @@ def _run_of(settings: StepAdvantage, params: Any, max_tokens: int) -> ValueRun:
     )
 
 
-def _earned(settings: StepAdvantage, job: ValueJob, result: ValueResult) -> list[float]:
-    ((token_ids, outcome),) = job.answers
-    values = StepValues("", 0, result.step_ends[0], *result.counts(0, token_ids))
-    return credit(values, outcome, Estimator(best_of=settings.best_of))
-
-
 def by_token(earned: Sequence[float], step_ends: Sequence[int], start: int, max_length: int) -> list[float]:
     """The advantage of every token of prompt and answer but the first, as OpenRLHF's action mask counts them
     (samples_generator.py, ``action_mask[1:truncate_length]``): that of its step, 0 for a token of the prompt.
@@ -134,6 +161,7 @@ def _figures(earned: Sequence[float], result: ValueResult) -> dict[str, float]:
     return {
         f"{SECTION}/steps": float(len(earned)),
         f"{SECTION}/rollouts": float(len(draws)),
+        f"{SECTION}/skipped": float(not draws),
         f"{SECTION}/rollout_tokens": float(sum(len(draw.token_ids) for draw in draws)),
         f"{SECTION}/first_step": earned[0],
         f"{SECTION}/last_step": earned[-1],

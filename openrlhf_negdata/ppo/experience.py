@@ -30,8 +30,9 @@ class StepAdvantageSamplesGenerator(SamplesGenerator):
             self.valued = True
 
     def _dispatch_prompts_to_vllm(self, prompts: Any, labels: Any, **kwargs: Any) -> Any:
-        settings = {"settings": self.args.step_advantage, "valued": self.valued}
-        asked = [Asked(**json.loads(label), **settings) for label in labels]
+        n_answers = kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)  # as OpenRLHF reads it
+        more = {"settings": self.args.step_advantage, "valued": self.valued, "n_answers": n_answers}
+        asked = [Asked(**json.loads(label), **more) for label in labels]
         return super()._dispatch_prompts_to_vllm(prompts, asked, **kwargs)
 
 

@@ -30,18 +30,22 @@ class StepAdvantage:
         choices=("strict", "flexible"),
     )
     timeout: float = flag(TIMEOUT, "seconds that a slow grader has for an answer", above=0)
+    skip_all_right: bool = flag(False, "no rollouts and no advantage where all answers to a prompt are right")
+    skip_all_wrong: bool = flag(False, "no rollouts and no advantage where all answers to a prompt are wrong")
     identity: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
     """The label of a prompt on its way to the engines. ``prompt_ids``: what is asked, to the token. ``valued``:
-    whether the steps of its answers are valued, which those of an evaluation are not."""
+    whether the steps of its answers are valued, which those of an evaluation are not. ``n_answers``: how many are
+    sampled. Two labels are the same if they are one object: a prompt may come twice at a time."""
 
     gold: str
     prompt_ids: list[int]
     settings: StepAdvantage
     valued: bool
+    n_answers: int
 
 
 #: Flags of OpenRLHF that must have one value, and why. No advantage is what it seems to be with another.
@@ -109,6 +113,12 @@ def check(flags: Mapping[str, Any], settings: StepAdvantage, on_cpu: bool) -> No
             f"--step_advantage.best_of {settings.best_of} needs as many rollouts: --step_advantage.n_rollouts is "
             f"{settings.n_rollouts}"
         )
+    for name in ("skip_all_right", "skip_all_wrong"):
+        if getattr(settings, name) and flags["rollout.n_samples_per_prompt"] < 2:
+            raise UserError(
+                f"--{SECTION}.{name} needs --rollout.n_samples_per_prompt 2 at least: a single answer would be "
+                "skipped for what it is itself"
+            )
     for name in ("actor.model_name_or_path", "data.prompt_dataset"):
         if not flags[name]:
             raise UserError(f"--{name} is required")

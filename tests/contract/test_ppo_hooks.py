@@ -73,6 +73,17 @@ def test_samples_generator_makes_a_list_in_the_extra_logs_a_row_of_info():
     assert "action_mask = action_mask[1:truncate_length]" in code
 
 
+def test_the_answers_to_a_prompt_are_sampled_side_by_side_by_one_engine_with_one_label():
+    """What tells an answer its group: without it, a group would never be complete."""
+    code = source("trainer/ray/vllm_engine.py", "RolloutRayActor.generate_responses")
+    assert "label=label" in code
+    assert "for _ in range(num_samples)" in code
+    assert "asyncio.gather(*tasks)" in code
+    code = source(SAMPLES, "SamplesGenerator._dispatch_prompts_to_vllm")
+    assert "n_samples = generate_kwargs.get('n_samples_per_prompt', self.args.rollout.n_samples_per_prompt)" in code
+    assert "num_samples=n_samples" in code
+
+
 @pytest.mark.parametrize(
     "attribute", ["strategy", "prompts_dataloader", "eval_dataloader", "tokenizer", "vllm_engines"]
 )
