@@ -1,7 +1,10 @@
 """What is said of an engine that cannot start, or dies. On a Ray cluster of two nodes; the actors hold no vLLM."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +163,53 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(monkeypatch):
     made = engines.Engines(Path("m"), 8, {"ray.address": "no such", "vllm.num_engines": 1})
     with pytest.raises(UserError, match="^--ray.address no such: .+"):
         made._join_ray(1, 1)
+
+
+#: Log-probabilities that an engine gives a prompt after it has loaded each of the folders, the first one anew.
+LOADS_IN_TURN = """
+import json, sys
+from vllm import LLM, SamplingParams
+
+if __name__ == "__main__":
+    engine = LLM(
+        sys.argv[1], dtype="float32", max_model_len=64, enforce_eager=True, max_num_seqs=8, skip_tokenizer_init=True,
+        worker_extension_cls="openrlhf_negdata.rollouts.worker.WeightsWorker",
+    )
+    for folder in sys.argv[1:]:
+        told = engine.collective_rpc("load_folder", args=(folder,))
+        engine.reset_prefix_cache()
+        asked = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
+        (out,) = engine.generate({"prompt_token_ids": [3, 4, 5, 6, 7]}, asked, use_tqdm=False)
+        found = [next(iter(one.values())).logprob for one in out.prompt_logprobs[1:]]
+        print("told", json.dumps([told, found]), flush=True)
+"""
+
+
+def test_a_model_whose_output_layer_is_its_embedding_is_loaded_whole(tmp_path):
+    """Its file has the one tensor for both, as transformers writes it. What is computed with is the new one, in both
+    places."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    script, expected, folders = tmp_path / "loads.py", [], []
+    script.write_text(LOADS_IN_TURN, encoding="utf-8")
+    size = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+        model = LlamaForCausalLM(LlamaConfig(**size, **heads, tie_word_embeddings=True, initializer_range=0.3))
+        folders.append(tmp_path / f"model{seed}")
+        model.save_pretrained(folders[-1])
+        ids = torch.tensor([[3, 4, 5, 6, 7]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1].log_softmax(-1)
+        expected.append(logits.gather(1, ids[0, 1:, None])[:, 0].tolist())
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment["OMP_NUM_THREADS"] = "1"
+    words = [sys.executable, script, *folders, folders[0]]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=540)
+    said = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("told ")]
+    assert len(said) == 3, done.stderr[-3000:]
+    for (told, found), wanted in zip(said, [*expected, expected[0]], strict=True):
+        assert told == [None]
+        assert found == pytest.approx(wanted, abs=1e-3)

@@ -26,12 +26,15 @@ class WeightsWorker:
     def reload(self, **source: Any) -> str | None:
         """Load the weights that ``source`` names to vLLM's ``reload_weights``. Returns as :meth:`load_folder` does."""
         runner = self.model_runner
-        model, missing = runner.get_model(), set[str]()
+        model, missing, tied = runner.get_model(), set[str](), set[str]()
+        shared = _shared(model)
         load_weights = model.load_weights
 
         def load_and_look(weights: Any) -> Any:
             loaded = load_weights(weights)
-            missing.update(_not_loaded(model, loaded))
+            left = _not_loaded(model, loaded)
+            tied.update(name for name in left if not left.issuperset(shared.get(name, {name})))
+            missing.update(left - tied)
             return loaded
 
         model.load_weights = load_and_look
@@ -43,7 +46,26 @@ class WeightsWorker:
             del model.load_weights
         if missing and runner.model_config.quantization is None:
             return f"there are no or not all weights of {', '.join(sorted(missing)[:3])}"
+        for name in tied:
+            _process(model, name, shared[name])
         return None
+
+
+def _shared(model: Any) -> dict[str, set[str]]:
+    """By name, the names of the parameters that are one with it: the output layer's and the embedding's, where a model
+    ties them. A checkpoint need hold but one of them. To be called before a reload, which sees each by itself."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return {name: group for group in names.values() if len(group) > 1 for name in group}
+
+
+def _process(model: Any, name: str, group: set[str]) -> None:
+    """Make a layer ready again whose parameter was loaded under another name: vLLM's reload puts the parameter back
+    and leaves out the rest, which on CPU is to pack it anew (layers/utils.py, dispatch_cpu_unquantized_gemm)."""
+    layer = model.get_submodule(name.rpartition(".")[0])
+    assert len({id(model.get_parameter(one)) for one in group}) == 1
+    layer.quant_method.process_weights_after_loading(layer)
 
 
 def _not_loaded(model: Any, loaded: set[str] | None) -> set[str]:
