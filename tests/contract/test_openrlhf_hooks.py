@@ -253,7 +253,8 @@ OWN_DEFAULT = {
     "train_dpo": {"--data.max_len": "512", "--data.max_samples": "1000000", "--ckpt.output_dir": "'./ckpt'"}
     | {"--ckpt.path": "'./ckpt/checkpoints_dpo'", "--logger.wandb.project": "'openrlhf_train_dpo'"},
 }
-FLASH = {"--ds.attn_implementation": "'flash_attention_2'"}
+#: The host's, which suit CUDA; ours are chosen by the device.
+OF_CUDA = {"--ds.attn_implementation": "'flash_attention_2'", "--ds.param_dtype": "'bf16'"}
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_flags_and_defaults_are_the_hosts(command, ours, other):
     defaults = {action.option_strings[0]: action.default for action in parser._actions if action.option_strings}
     theirs = flags_of(f"cli/{command}.py")
     assert {*theirs} - {*defaults} - WITHOUT == other
-    own = OWN_DEFAULT[command] | FLASH
+    own = OWN_DEFAULT[command] | OF_CUDA
     assert {flag: theirs[flag] for flag in own} == own
     for flag in {*theirs} & {*defaults} - {*own} - {"--logger.wandb.run_name"}:
         default = re.sub(r"^int\((.*)\)$", r"\1", theirs[flag])  # one is int(1e8)
