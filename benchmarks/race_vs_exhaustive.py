@@ -3,8 +3,8 @@
     python benchmarks/race_vs_exhaustive.py
 
 Policies have 64 next steps of different frequency and value, so that the true gap of every pair is known. Both roll
-out the same candidates: the distinct steps of M draws and those of the wrong answers. The race gives rollouts to those
-that may be best or worst; the other K to each, with the least K that decides as many pairs with equal confidence.
+out the same candidates: the distinct steps of M draws and those of the wrong answers. The race gives rollouts to the
+best and the worst so far; the other K to each, with the least K that decides as many pairs with equal confidence.
 Prints the share of the pairs whose true gap is at least the asked one, what the estimated gap is more than the true
 one (best and worst are picked by their estimates, which flatters them), and last tokens of M x K / tokens of the race.
 Aim: 95 % of the pairs, and a ratio of at least 3.
@@ -23,7 +23,7 @@ from tabular import Policy
 
 from openrlhf_negdata.records import CORRECT
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, Prefix, value_problem
-from openrlhf_negdata.steps.race import LEAST, Counts, widest
+from openrlhf_negdata.steps.race import LEAST, Counts, apart, widest
 
 #: A step's tokens, and those of what follows it.
 STEP, REST = 8, 40
@@ -38,6 +38,7 @@ class Wide(Policy):
     shape: tuple[float, float] = (1.0, 1.0)
     wide: int = 64
     values: list[float] = field(init=False)
+    drawn: dict[tuple[Prefix, int], Draw] = field(default_factory=dict)
 
     steps = 1 + REST
 
@@ -57,8 +58,13 @@ class Wide(Policy):
     async def next_steps(self, prefix: Prefix, rest: Sequence[Sequence[int]]) -> list[tuple[Prefix, object] | None]:
         return [None if prefix else ((ids[0],), (ids[0],)) for ids in rest]
 
+    def draw(self, prefix: Prefix, number: int) -> Draw:
+        if (prefix, number) not in self.drawn:
+            self.drawn[prefix, number] = super().draw(prefix, number)
+        return self.drawn[prefix, number]
+
     def wrong(self, count: int) -> list[Answer]:
-        return [Answer(answer.token_ids, [1, self.steps], False) for answer in self.answers(count, correct=False)]
+        return [Answer(answer.token_ids, [self.steps], False) for answer in self.answers(count, correct=False)]
 
 
 def tokens(made: dict[Prefix, list[Draw]]) -> int:
@@ -85,11 +91,11 @@ class Result:
 
     def add(self, policy: Wide, made: dict[Prefix, list[Draw]], budget: Budget) -> None:
         self.tokens += tokens(made)
-        if len(some := counts(made)) > 1:
-            best, worst, chance = widest(some, budget.gap)
-            if chance >= budget.confidence:
-                (c, n), (d, m) = some[best], some[worst]
-                self.pairs.append((policy.values[best] - policy.values[worst], c / n - d / m))
+        some = counts(made)
+        if apart(some, budget.gap) >= budget.gap_confidence:
+            best, worst = widest(some)
+            (c, n), (d, m) = some[best], some[worst]
+            self.pairs.append((policy.values[best] - policy.values[worst], c / n - d / m))
 
     def told(self, name: str, prefixes: int, gap: float) -> str:
         true, estimated = np.array(self.pairs).T
@@ -101,14 +107,12 @@ class Result:
         )
 
 
-def raced(policies: list[Wide], answers: int, budget: Budget) -> tuple[Result, list[dict[Prefix, list[Draw]]]]:
-    """The result of the race, and what each policy is to be rolled out from: the candidates of its race."""
-    result, all_made = Result(), []
+def raced(policies: list[Wide], answers: int, budget: Budget) -> Result:
+    result = Result()
     for policy in policies:
         made, _ = asyncio.run(value_problem(policy.wrong(answers), budget, policy.roll_out, policy.next_steps))
         result.add(policy, made, budget)
-        all_made.append(made)
-    return result, all_made
+    return result
 
 
 def uniform(policies: list[Wide], answers: int, budget: Budget, k: int) -> Result:
@@ -126,16 +130,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", type=int, default=400, help="policies of either kind: one prefix each")
     parser.add_argument("--answers", type=int, default=4, help="distinct wrong answers a policy")
-    parser.add_argument("--n_rollouts", type=int, default=Budget.n_rollouts, help="M: draws from the prefix")
+    parser.add_argument("--n_rollouts", type=int, default=16, help="M: draws from the prefix")
     parser.add_argument("--n_race", type=int, default=Budget.n_race, help="most rollouts of a race")
     parser.add_argument("--gap", type=float, default=Budget.gap)
-    parser.add_argument("--confidence", type=float, default=Budget.confidence)
+    parser.add_argument("--gap_confidence", type=float, default=Budget.gap_confidence)
     args = parser.parse_args()
-    budget = Budget("race", args.n_rollouts, confidence=args.confidence, gap=args.gap, n_race=args.n_race)
+    budget = Budget("race", args.n_rollouts, gap=args.gap, gap_confidence=args.gap_confidence, n_race=args.n_race)
     ratios = []
     for name, shape in (("even", (1.0, 1.0)), ("mostly right", (4.0, 1.5)), ("mostly wrong", (0.7, 2.0))):
         policies = [Wide(seed, shape) for seed in range(args.policies)]
-        race, _ = raced(policies, args.answers, budget)
+        race = raced(policies, args.answers, budget)
         k, other = 1, uniform(policies, args.answers, budget, 1)
         while len(other.pairs) < len(race.pairs) and k < 1024:
             k += max(1, k // 8)

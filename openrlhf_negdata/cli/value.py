@@ -87,11 +87,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--value.confidence",
         type=float,
         default=Budget.confidence,
-        help="posterior chance that decides: of sequential, whether an answer is lost at a step; of race, that two "
-        "steps differ by more than the gap",
+        help="sequential: posterior chance at which it is decided whether an answer is lost at a step",
     )
     parser.add_argument(
         "--value.gap", type=float, default=Budget.gap, help="race: two next steps are to differ by more than this"
+    )
+    parser.add_argument(
+        "--value.gap_confidence",
+        type=float,
+        default=Budget.gap_confidence,
+        help="race: posterior chance at which it is decided that they do",
     )
     parser.add_argument(
         "--value.n_race",
@@ -318,6 +323,7 @@ def _budget(flags: dict) -> Budget:
         flags["value.threshold"],
         flags["value.confidence"],
         flags["value.gap"],
+        flags["value.gap_confidence"],
         flags["value.n_race"],
     )
     if budget.n_rollouts < 1:
@@ -328,6 +334,8 @@ def _budget(flags: dict) -> Budget:
         raise UserError(f"--value.confidence must lie between 0.5 and 1, not {budget.confidence}")
     if not 0 <= budget.gap < 1:
         raise UserError(f"--value.gap must be at least 0 and below 1, not {budget.gap}")
+    if not 0.5 < budget.gap_confidence < 1:
+        raise UserError(f"--value.gap_confidence must lie between 0.5 and 1, not {budget.gap_confidence}")
     if budget.n_race < 2:
         raise UserError(f"--value.n_race must be at least 2, not {budget.n_race}")
     if budget.kind == "sequential" and not budget.stops_where_none_is_right():

@@ -14,7 +14,6 @@ from openrlhf_negdata.flags import flag
 from openrlhf_negdata.records import CORRECT, TRUNCATED, Rollout
 from openrlhf_negdata.steps.estimates import best_of
 from openrlhf_negdata.steps.monte_carlo import Budget
-from openrlhf_negdata.steps.race import LEAST
 from openrlhf_negdata.steps.split import first_step, step_key
 from openrlhf_negdata.steps.values import Estimator
 
@@ -57,7 +56,7 @@ class OfNextSteps(Limited, ValuedArm):
     that ends with it; it needs ``min_rollouts`` of them. Of a step that ended an answer it is the outcome.
     """
 
-    min_rollouts: int = flag(LEAST, "rollouts a step is valued by", least=1)
+    min_rollouts: int = flag(4, "rollouts a step is valued by", least=1)
     #: The end of the first step of a continuation of a prefix, in tokens of the continuation.
     first_step: Callable[[Ids, list[int]], int] | None = None
     #: What steps share if they are the same; here their tokens.

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 
 from scipy.special import betainc
 
-from openrlhf_negdata.records import CORRECT, content_seed
+from openrlhf_negdata.records import CORRECT
 from openrlhf_negdata.steps.race import Counts, race
 
 BUDGETS = ("exhaustive", "sequential", "race")
 #: Settings that other budgets do not read.
-RACE_ONLY = ("gap", "n_race")
+RACE_ONLY = ("gap", "gap_confidence", "n_race")
 Prefix = tuple[int, ...]
 
 
@@ -33,9 +33,9 @@ class Budget:
     decided whether the answer is lost there, and nothing after the pit is rolled out.
 
     ``race``: pairs of next steps for `siblings`. From the first step of a wrong answer on, ``n_rollouts`` from each
-    prefix, up to the first from which none is right. Where not all that is known of the next steps is right, or all
-    wrong, they race: at most ``n_race`` more rollouts, from the ends of those that may be the best or the worst, until
-    two of them differ by more than ``gap`` with the posterior chance ``confidence``.
+    prefix, up to the first from which none is right. Where not all that is known of the next steps is right, they
+    race: at most ``n_race`` more rollouts, from the ends of the best and the worst so far, until these differ by more
+    than ``gap`` with the posterior chance ``gap_confidence``.
 
     ``sequential`` calls an answer lost where Q < ``threshold``. That is decided when its posterior chance (Jeffreys'
     prior) is at least ``confidence`` or at most 1 - ``confidence``, else by the share of right rollouts when
@@ -47,6 +47,7 @@ class Budget:
     threshold: float = 0.05
     confidence: float = 0.9
     gap: float = 0.3
+    gap_confidence: float = 0.98
     n_race: int = 64
 
     def settings(self) -> dict[str, object]:
@@ -225,5 +226,4 @@ async def _race_from(
     async def look(candidate: int, count: int) -> int:
         return await draws.first(count, places[candidate])
 
-    seed = content_seed("race", prefix)
-    await race(list(begun.values()), made, look, budget.n_race, budget.gap, budget.confidence, seed)
+    await race(list(begun.values()), made, look, budget.n_race, budget.gap, budget.gap_confidence)

@@ -15,7 +15,7 @@ from openrlhf_negdata.datasets.next_steps import ByPrefix, Ids, OfNextSteps, add
 from openrlhf_negdata.datasets.rows import Answered, Origin, Row, ids_pair_row, no_pair
 from openrlhf_negdata.flags import flag
 from openrlhf_negdata.records import content_seed
-from openrlhf_negdata.steps.race import widest
+from openrlhf_negdata.steps.race import LEAST, apart, widest
 
 
 @dataclass
@@ -27,7 +27,8 @@ class Siblings(OfNextSteps):
     task calls the same are one.
 
     Of a race, which leaves steps with few rollouts, best and worst are what the race compares, and a pair is made
-    where their values differ by more than ``min_gap`` with the posterior chance that the race was to reach.
+    where their values differ by more than ``min_gap`` with the posterior chance that the race was to reach, from as
+    many rollouts as it asks for.
     """
 
     min_gap: float = flag(0.3, "least difference in value")
@@ -43,7 +44,8 @@ class Siblings(OfNextSteps):
         super().begin(origin)
         assert origin.valuing is not None
         budget = origin.valuing.budget
-        self.confidence = budget.confidence if budget.kind == "race" else None
+        if budget.kind == "race":
+            self.confidence, self.min_rollouts = budget.gap_confidence, max(self.min_rollouts, LEAST)
 
     def pair(self, known: Answered, prefix: Ids, rollouts: ByPrefix) -> Row | str:
         self.prefixes += 1
@@ -60,8 +62,8 @@ class Siblings(OfNextSteps):
         best, worst = max(q, key=q.__getitem__), min(q, key=q.__getitem__)
         if self.confidence is not None:
             values = {taken: step.known() for taken, step in valued.items()}
-            best, worst, chance = widest(values, self.min_gap)
-            if chance < self.confidence:
+            best, worst = widest(values)
+            if apart(values, self.min_gap) < self.confidence:
                 return "undecided"
         if q[best] - q[worst] < self.min_gap:
             return "gap_too_small"
