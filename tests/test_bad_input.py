@@ -190,6 +190,9 @@ def test_a_setting_that_cannot_be_sampled_with_is_refused(files, tiny_model, cap
         ("value.n_rollouts", 0, "--value.n_rollouts must be at least 1, not 0"),
         ("value.threshold", 1, "--value.threshold must lie between 0 and 1, not 1.0"),
         ("value.confidence", 0.5, "--value.confidence must lie between 0.5 and 1, not 0.5"),
+        ("value.gap", 1, "--value.gap must be at least 0 and below 1, not 1.0"),
+        ("value.gap_confidence", 1, "--value.gap_confidence must lie between 0.5 and 1, not 1.0"),
+        ("value.n_race", 1, "--value.n_race must be at least 2, not 1"),
         ("shard_size", 0, "--shard_size must be at least 1, not 0"),
         ("value.wrong_per_problem", 0, "no answer is left to value"),
     ],
@@ -214,6 +217,8 @@ def test_what_a_value_run_cannot_tell_is_not_built_of_it(files, tiny_model, caps
     for kind, arm, flags, says in (
         ("sequential", "algorithm1", ["--pit", "zero_q"], "which finds one pit an answer and nothing else"),
         ("sequential", "siblings", [], "which finds one pit an answer and nothing else"),
+        ("race", "algorithm1", [], "which compares next steps and does nothing else: of the arms, siblings alone"),
+        ("race", "prm", [], "which compares next steps and does nothing else"),
         ("exhaustive", "algorithm1", ["--best_of", 9], "--best_of 9 needs as many as the rollouts a prefix"),
         ("exhaustive", "siblings", ["--best_of", 5], "needs as many as --min_rollouts, and that is 4"),
         ("exhaustive", "algorithm1", ["--pit", "posterior", "--confidence", 0.5], "--confidence must be above 0.5"),

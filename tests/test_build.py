@@ -41,6 +41,7 @@ class Hand:
     def __init__(self, tokenizer, folder: Path) -> None:
         self.tokenizer, self.folder = tokenizer, folder
         self.traces, self.values, self.rollouts = [], [], []
+        self.budget = Budget()
 
     def ids(self, text: str) -> list[int]:
         ended = text.endswith("|")
@@ -64,7 +65,7 @@ class Hand:
             self.rollouts.append(Rollout("p", self.ids(prefix), self.ids(text.lstrip("+~-")), outcome, 0))
 
     def write(self, command: str) -> Path:
-        made = {"task": "gsm8k", "budget": asdict(Budget()), "steps": asdict(PRESETS["task"])}
+        made = {"task": "gsm8k", "budget": asdict(self.budget), "steps": asdict(PRESETS["task"])}
         made |= {"input": {"model": "r"}}
         run = Run.create(self.folder / command, command, made, PROBLEMS)
         self.tokenizer.save_pretrained(run.path / "tokenizer")
@@ -236,6 +237,26 @@ def test_siblings_set_the_best_next_step_against_the_worst(hand):
     assert rows[0]["q_rejected"] == 0.0
     # With six, only `a` has enough.
     hand.build("siblings", "--min_rollouts", 6, status=2)
+
+
+def test_siblings_of_a_race_are_the_steps_that_it_told_apart(hand):
+    """Of `a` all of 12 rollouts are right, of `b` none of 8, of `c` none of 4: that is too few to be the worst. At a
+    gap of 0.9 the two are not told apart, though all that was seen of them is."""
+    hand.budget = Budget("race")
+    hand.rolled("", *["+a\n#### 2|"] * 4, *["-b\n#### 1|"] * 4, *["-c\n#### 1|"] * 4)
+    hand.rolled("a\n", *["+#### 2|"] * 8)
+    hand.rolled("b\n", *["-#### 1|"] * 4)
+    hand.trace("d\ne\n#### 1|", "wrong", [4, 0, 0])
+    assert sides(hand.build("siblings")) == [("", "a\n#### 2</s>", "b\n")]
+    assert hand.accounted()["dropped: one_step"] == 2
+    hand.build("siblings", "--min_gap", 0.9, status=2)
+
+
+def test_siblings_join_what_the_task_calls_one_step(hand):
+    """Each wording of the worse step has two rollouts; together they have the four that a value takes."""
+    hand.rolled("", *["+a\n#### 2|"] * 4, *["-1+1=3\n#### 1|"] * 2, *["-1 + 1 = 3\n#### 1|"] * 2)
+    hand.trace("a\n#### 1|", "wrong", [2, 2])
+    assert sides(hand.build("siblings")) == [("", "a\n#### 2</s>", "1+1=3\n")]
 
 
 @pytest.mark.parametrize(("answers", "warns"), [("abcdefgh", True), ("aabbccdd", False), ("aabcdefg", True)])

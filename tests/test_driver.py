@@ -63,3 +63,34 @@ def test_a_draw_is_graded_as_the_end_of_the_response_that_it_completes(valued):
     correct, count = result.counts(0, whole)
     assert correct[0] == 2
     assert count == [4] * len(result.step_ends[0])
+
+
+def test_a_race_rolls_out_the_first_steps_of_what_was_drawn_and_records_it_all(tiny_model):
+    """From the prompt, right and wrong responses that part in their first step; after it, each goes on as it began."""
+    from transformers import AutoTokenizer
+
+    task = load("running_value")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    problem = next(task.generate(1, 0, "test"))
+    words = problem.solution.split()
+    words[1] = str((int(words[1]) + 1) % 31)
+    words[-1] = f"r{(int(words[-1][1:]) + 1) % 3}"
+    right, wrong = (encode_response(tokenizer, text) for text in (problem.solution, " ".join(words)))
+
+    async def generate(request: Request) -> list[Continuation]:
+        prefix = request.prompt_ids[len(PROMPT) :]
+        going = [one for one in (right, wrong) if one[: len(prefix)] == list(prefix)]
+        return [Continuation(going[(request.seed + i) % len(going)][len(prefix) :], "stop") for i in range(request.n)]
+
+    run = ValueRun(
+        "running_value", "running_value", 5.0, str(tiny_model), "sha256:0", PRESETS["task"], Sampling(), 64,
+        Budget("race"), 0,
+    )  # fmt: skip
+    job = ValueJob(run, PROMPT, problem.gold, [(wrong, "wrong")])
+    with Grader(task) as grader:
+        result = asyncio.run(value_answers(job, generate, tokenizer, task, grader))
+    first = result.step_ends[0][0]
+    assert set(result.draws) == {(), tuple(right[:first]), tuple(wrong[:first])}
+    _, rollouts = result.records(job, "p")
+    assert len(rollouts) == sum(map(len, result.draws.values())) < 8 + 8 + 8
+    assert {one.outcome for one in rollouts if list(one.prefix_ids) == wrong[:first]} == {"wrong"}

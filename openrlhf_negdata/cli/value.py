@@ -3,6 +3,7 @@ it.
 
     negdata value --input graded --model.model_name_or_path MODEL --output values --value.n_rollouts 8
     negdata value ... --dry_run --rate_of RUN         what it would cost, in rollouts, tokens and time
+    negdata value ... --value.budget race             pairs of next steps for siblings, each for as few as tell them
     negdata value ... --value.budget sequential       only what it takes to find the first pit of wrong answers
 
 Rollouts are drawn as the answers were: same model, template, temperature, and one token budget for the whole
@@ -68,13 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=BUDGETS,
         default=Budget.kind,
         help="exhaustive: every step; sequential: from the first step to the first pit of wrong answers, as few "
-        "rollouts as decide it",
+        "rollouts as decide it; race: pairs of next steps for siblings, as few rollouts as tell two apart",
     )
     parser.add_argument(
         "--value.n_rollouts",
         type=int,
         default=Budget.n_rollouts,
-        help="rollouts a prefix (K); of sequential at most",
+        help="rollouts a prefix (K); of sequential at most; of race those that draw the steps",
     )
     parser.add_argument(
         "--value.threshold",
@@ -87,6 +88,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=Budget.confidence,
         help="sequential: posterior chance at which it is decided whether an answer is lost at a step",
+    )
+    parser.add_argument(
+        "--value.gap", type=float, default=Budget.gap, help="race: two next steps are to differ by more than this"
+    )
+    parser.add_argument(
+        "--value.gap_confidence",
+        type=float,
+        default=Budget.gap_confidence,
+        help="race: posterior chance at which it is decided that they do",
+    )
+    parser.add_argument(
+        "--value.n_race",
+        type=int,
+        default=Budget.n_race,
+        help="race: most rollouts from the ends of the steps that race from one prefix",
     )
     parser.add_argument(
         "--value.wrong_per_problem", type=int, default=-1, help="distinct wrong answers a problem; -1: all"
@@ -135,7 +151,7 @@ def run(args: argparse.Namespace) -> None:
         "task": graded.manifest["settings"]["task"],
         "input": graded.manifest["settings"],
         "dtype": engines.dtype(flags),
-        "budget": asdict(budget),
+        "budget": budget.settings(),
         "steps": asdict(PRESETS[args.steps]),
         **{name: flags[f"value.{name}"] for name in WHICH},
         **({"solutions": True} if flags["value.solutions"] else {}),
@@ -302,7 +318,13 @@ def choose(answers: list[Trace], flags: dict, dropped: Counter[str]) -> list[Tra
 
 def _budget(flags: dict) -> Budget:
     budget = Budget(
-        flags["value.budget"], flags["value.n_rollouts"], flags["value.threshold"], flags["value.confidence"]
+        flags["value.budget"],
+        flags["value.n_rollouts"],
+        flags["value.threshold"],
+        flags["value.confidence"],
+        flags["value.gap"],
+        flags["value.gap_confidence"],
+        flags["value.n_race"],
     )
     if budget.n_rollouts < 1:
         raise UserError(f"--value.n_rollouts must be at least 1, not {budget.n_rollouts}")
@@ -310,6 +332,12 @@ def _budget(flags: dict) -> Budget:
         raise UserError(f"--value.threshold must lie between 0 and 1, not {budget.threshold}")
     if not 0.5 < budget.confidence < 1:
         raise UserError(f"--value.confidence must lie between 0.5 and 1, not {budget.confidence}")
+    if not 0 <= budget.gap < 1:
+        raise UserError(f"--value.gap must be at least 0 and below 1, not {budget.gap}")
+    if not 0.5 < budget.gap_confidence < 1:
+        raise UserError(f"--value.gap_confidence must lie between 0.5 and 1, not {budget.gap_confidence}")
+    if budget.n_race < 2:
+        raise UserError(f"--value.n_race must be at least 2, not {budget.n_race}")
     if budget.kind == "sequential" and not budget.stops_where_none_is_right():
         print(
             f"negdata value: warning: with n_rollouts {budget.n_rollouts}, threshold {budget.threshold}, confidence "
@@ -333,10 +361,11 @@ def _print_cost(graded: Run, task: Task, flags: dict, budget: Budget) -> int:
                 ends = [end for _, end in split_steps(ids, tokenizer, task, PRESETS[flags["steps"]])]
                 cost.update(answers=1, steps=len(ends))
                 if budget.kind == "exhaustive" or trace.outcome != CORRECT:
-                    for prefix in Answer(ids, ends, False).prefixes()[budget.kind != "exhaustive" :]:
+                    for prefix in Answer(ids, ends, False).prefixes()[budget.kind == "sequential" :]:
                         left.setdefault(prefix, []).append(len(ids) - len(prefix))
-            cost.update(problems=1, prefixes=len(left), rollouts=budget.n_rollouts * len(left))
-            cost["tokens"] += sum(budget.n_rollouts * round(sum(rest) / len(rest)) for rest in left.values())
+            each = budget.n_rollouts + (budget.n_race if budget.kind == "race" else 0)
+            cost.update(problems=1, prefixes=len(left), rollouts=each * len(left))
+            cost["tokens"] += sum(each * round(sum(rest) / len(rest)) for rest in left.values())
             cost["prompt_tokens"] += sum(len(traces[0].prompt_ids or ()) + len(prefix) for prefix in left)
             bar.update(len(traces))
         bar.update(dropped.total())

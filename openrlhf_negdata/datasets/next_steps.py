@@ -4,7 +4,7 @@ pair."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from openrlhf_negdata.flags import flag
 from openrlhf_negdata.records import CORRECT, TRUNCATED, Rollout
 from openrlhf_negdata.steps.estimates import best_of
 from openrlhf_negdata.steps.monte_carlo import Budget
-from openrlhf_negdata.steps.split import first_step
+from openrlhf_negdata.steps.split import first_step, step_key
 from openrlhf_negdata.steps.values import Estimator
 
 Ids = tuple[int, ...]
@@ -38,6 +38,10 @@ class Step:
             self.correct += 1
             self.right.append(([*begun, *rollout.token_ids], f"rollout {rollout.seed}"))
 
+    def known(self) -> tuple[int, int] | float:
+        """The outcome, or how many rollouts are right and how many there are."""
+        return (self.correct, self.count) if self.outcome is None else self.outcome
+
     def q(self, estimator: Estimator) -> float:
         if self.outcome is not None:
             return self.outcome
@@ -55,6 +59,8 @@ class OfNextSteps(Limited, ValuedArm):
     min_rollouts: int = flag(4, "rollouts a step is valued by", least=1)
     #: The end of the first step of a continuation of a prefix, in tokens of the continuation.
     first_step: Callable[[Ids, list[int]], int] | None = None
+    #: What steps share if they are the same; here their tokens.
+    step_key: Callable[[Ids], Hashable] = tuple
 
     tables: ClassVar[tuple[str, ...]] = ("traces", "values", "rollouts")
     unit: ClassVar[str] = "prefixes"
@@ -68,6 +74,7 @@ class OfNextSteps(Limited, ValuedArm):
         self.first_step = lambda prefix, ids: (
             first_step([*prefix, *ids], tokenizer, task, segmentation, len(prefix)) - len(prefix)
         )
+        self.step_key = lambda step: step_key(step, tokenizer, task)
 
     def rollouts_a_value(self, budget: Budget) -> tuple[int, str]:
         return self.min_rollouts, "--min_rollouts"
@@ -121,6 +128,23 @@ def add_answers(steps: dict[Ids, Step], known: Answered, prefix: Ids, rollouts: 
             steps[taken].outcome = float(trace.outcome == CORRECT)
         if trace.outcome == CORRECT:
             steps[taken].right.append((ids[len(prefix) :], source(trace)))
+
+
+def joined(steps: dict[Ids, Step], key: Callable[[Ids], Hashable]) -> dict[Ids, Step]:
+    """``steps`` with those of one ``key`` as one step, which goes by the wording that has most rollouts."""
+    wordings: dict[Hashable, list[Ids]] = defaultdict(list)
+    for taken in steps:
+        wordings[key(taken)].append(taken)
+    found = {}
+    for same in wordings.values():
+        most = max(same, key=lambda taken: steps[taken].count)
+        found[most] = one = steps[most]
+        for other in (steps[taken] for taken in same if taken != most):
+            one.count += other.count
+            one.correct += other.correct
+            one.right += other.right
+            one.outcome = other.outcome if one.outcome is None else one.outcome
+    return found
 
 
 def by_prefix(known: Answered) -> dict[Ids, list[Rollout]]:

@@ -18,15 +18,14 @@ from openrlhf_negdata.datasets.rows import (
     ValuedArm,
     capped,
     ids_pair_row,
+    made_for,
     no_pair,
-    only_pits,
     source,
 )
 from openrlhf_negdata.errors import UserError
 from openrlhf_negdata.flags import flag, flags_of
 from openrlhf_negdata.records import CORRECT, StepValues, Trace, content_seed
 from openrlhf_negdata.steps.credit import credit
-from openrlhf_negdata.steps.monte_carlo import BUDGETS
 from openrlhf_negdata.steps.rules import PITS
 from openrlhf_negdata.steps.values import Estimator, halves
 
@@ -62,7 +61,7 @@ class AtPits(Limited, ValuedArm):
     halved: list[tuple[float, float]] = field(default_factory=list)
 
     tables: ClassVar[tuple[str, ...]] = ("traces", "values", "rollouts")
-    budgets: ClassVar[tuple[str, ...]] = BUDGETS
+    budgets: ClassVar[tuple[str, ...]] = ("exhaustive", "sequential")
     #: Decides, with the seed, what is drawn.
     stream: ClassVar[str]
 
@@ -74,10 +73,10 @@ class AtPits(Limited, ValuedArm):
     def begin(self, origin: Origin) -> None:
         assert origin.valuing is not None
         budget = origin.valuing.budget
-        if budget.kind != "exhaustive":
+        if budget.kind == "sequential":
             for name in ("pit", "best_of", "min_drop", "positives", "weigh_pairs"):
                 if getattr(self, name) != flags_of(self)[name].default:
-                    raise UserError(f"--{name}: {origin.name} {only_pits(budget)}")
+                    raise UserError(f"--{name}: {origin.name} {made_for(budget)}")
         super().begin(origin)
         self.pit = self.pit or ("lowest_q" if budget.kind == "exhaustive" else budget.kind)
 

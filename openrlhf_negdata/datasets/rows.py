@@ -181,7 +181,7 @@ class ValuedArm(Arm):
         assert origin.valuing is not None
         budget = origin.valuing.budget
         if budget.kind not in self.budgets:
-            raise UserError(f"{origin.name} {only_pits(budget)}: of the arms, algorithm1 and shared-prefix alone")
+            raise UserError(f"{origin.name} {made_for(budget)}")
         count, what = self.rollouts_a_value(budget)
         if count < self.best_of and not self.best_of_biased:
             raise UserError(
@@ -196,8 +196,13 @@ class ValuedArm(Arm):
         return len(known.values)
 
 
-def only_pits(budget: Budget) -> str:
-    return f"was valued with --value.budget {budget.kind}, which finds one pit an answer and nothing else"
+def made_for(budget: Budget) -> str:
+    """What the values of a budget that is not exhaustive can be used for alone."""
+    use = {
+        "sequential": "finds one pit an answer and nothing else: of the arms, algorithm1 and shared-prefix alone",
+        "race": "compares next steps and does nothing else: of the arms, siblings alone",
+    }
+    return f"was valued with --value.budget {budget.kind}, which {use[budget.kind]}"
 
 
 def content(trace: Trace) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from openrlhf_negdata.records import CORRECT, Rollout, StepValues, content_seed
 from openrlhf_negdata.rollouts.engines import Continuation, Request, Sampling
 from openrlhf_negdata.rollouts.sampling import decode_responses
 from openrlhf_negdata.steps.monte_carlo import Answer, Budget, Draw, Prefix, value_problem
-from openrlhf_negdata.steps.split import Segmentation, split_steps
+from openrlhf_negdata.steps.split import Segmentation, next_step, split_steps, step_key
 from openrlhf_negdata.tasks import Task, load
 
 #: The file that the rollout actors load, to answer ValueJobs.
@@ -132,6 +132,15 @@ async def value_answers(job: ValueJob, generate: Generate, tokenizer: Any, task:
         grades = [one.result() if one.done() else await asyncio.wrap_future(one) for one in asked]
         return [Draw(one.token_ids, grade.outcome) for one, grade in zip(made, grades, strict=True)]
 
+    def begin(prefix: Prefix, token_ids: Sequence[int]) -> tuple[Prefix, Hashable] | None:
+        step = next_step(prefix, token_ids, tokenizer, task, run.segmentation)
+        return None if len(step) == len(token_ids) else (step, step_key(step, tokenizer, task))
+
+    async def next_steps(
+        prefix: Prefix, continuations: Sequence[Sequence[int]]
+    ) -> list[tuple[Prefix, Hashable] | None]:
+        return await asyncio.to_thread(lambda: [begin(prefix, ids) for ids in continuations])
+
     result.step_ends = [list(answer.step_ends) for answer in answers]
-    result.draws, result.pits = await value_problem(answers, run.budget, roll_out)
+    result.draws, result.pits = await value_problem(answers, run.budget, roll_out, next_steps)
     return result

@@ -82,16 +82,20 @@ def advantage(before: tuple[int, int], after: tuple[int, int]) -> Estimate:
 
 
 @cache
-def chance_below(before: tuple[int, int], after: tuple[int, int] | float, drop: float = 0.0) -> float:
+def chance_below(before: tuple[int, int] | float, after: tuple[int, int] | float, drop: float = 0.0) -> float:
     """The posterior chance that a step lost more than ``drop``: P(A < -drop), from Jeffreys' posterior of each
-    ``(correct, count)``. ``after`` is a number where it is known, as an outcome is."""
-    _check(*before)
-    q = special.betaincinv(before[0] + 0.5, before[1] - before[0] + 0.5, _GRID)
+    ``(correct, count)``. Either is a number where it is known, as an outcome is."""
+    q: float | np.ndarray
+    if isinstance(before, tuple):
+        _check(*before)
+        q = special.betaincinv(before[0] + 0.5, before[1] - before[0] + 0.5, _GRID)
+    else:
+        q = before
     if isinstance(after, tuple):
         _check(*after)
         right, wrong = after[0] + 0.5, after[1] - after[0] + 0.5
-        return float(special.betainc(right, wrong, np.clip(q - drop, 0, 1)).mean())
-    return float((after < q - drop).mean())
+        return float(np.mean(special.betainc(right, wrong, np.clip(q - drop, 0, 1))))
+    return float(np.mean(after < q - drop))
 
 
 def _check(correct: int, count: int) -> None:

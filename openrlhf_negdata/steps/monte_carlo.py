@@ -7,14 +7,18 @@ policy whose values are known exactly can take the engine's place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 from scipy.special import betainc
 
 from openrlhf_negdata.records import CORRECT
+from openrlhf_negdata.steps.race import Counts, race
 
-BUDGETS = ("exhaustive", "sequential")
+BUDGETS = ("exhaustive", "sequential", "race")
+#: Settings that other budgets do not read.
+RACE_ONLY = ("gap", "gap_confidence", "n_race")
 Prefix = tuple[int, ...]
 
 
@@ -28,14 +32,28 @@ class Budget:
     is lost. From the first step on, each prefix is rolled out 1, 2, 4, ... times, at most ``n_rollouts``, until it is
     decided whether the answer is lost there, and nothing after the pit is rolled out.
 
-    An answer is lost where Q < ``threshold``. That is decided when its posterior chance (Jeffreys' prior) is at least
-    ``confidence`` or at most 1 - ``confidence``, else by the share of right rollouts when ``n_rollouts`` are made.
+    ``race``: pairs of next steps for `siblings`. From the first step of a wrong answer on, ``n_rollouts`` from each
+    prefix, up to the first from which none is right. Where not all that is known of the next steps is right, they
+    race: at most ``n_race`` more rollouts, from the ends of the best and the worst so far, until these differ by more
+    than ``gap`` with the posterior chance ``gap_confidence``.
+
+    ``sequential`` calls an answer lost where Q < ``threshold``. That is decided when its posterior chance (Jeffreys'
+    prior) is at least ``confidence`` or at most 1 - ``confidence``, else by the share of right rollouts when
+    ``n_rollouts`` are made.
     """
 
     kind: str = "exhaustive"
     n_rollouts: int = 8
     threshold: float = 0.05
     confidence: float = 0.9
+    gap: float = 0.3
+    gap_confidence: float = 0.98
+    n_race: int = 64
+
+    def settings(self) -> dict[str, object]:
+        """What a run's manifest holds of it: what only ``race`` reads is not there for the others, whose runs are
+        older."""
+        return {name: value for name, value in asdict(self).items() if self.kind == "race" or name not in RACE_ONLY}
 
     def lost(self, right: int, count: int) -> bool | None:
         """Whether an answer is lost where ``right`` of the first ``count`` rollouts are; None if more must tell."""
@@ -83,6 +101,9 @@ class Answer:
 
 #: ``roll_out(prefix, first, count)``: the draws number ``first`` to ``first + count - 1`` from a prefix.
 RollOut = Callable[[Prefix, int, int], Awaitable[list[Draw]]]
+#: ``next_steps(prefix, continuations)``: of each continuation of a prefix its first step, and what it shares with
+#: others that are the same step; None where the step ends the response, so that nothing can be rolled out after it.
+NextSteps = Callable[[Prefix, Sequence[Sequence[int]]], Awaitable[list[tuple[Prefix, Hashable] | None]]]
 
 
 class _Draws:
@@ -104,25 +125,30 @@ class _Draws:
 
 
 async def value_problem(
-    answers: Sequence[Answer], budget: Budget, roll_out: RollOut
+    answers: Sequence[Answer], budget: Budget, roll_out: RollOut, next_steps: NextSteps | None = None
 ) -> tuple[dict[Prefix, list[Draw]], list[int | None]]:
     """Roll out what ``budget`` asks for the answers to one problem.
 
     Returns the draws by prefix, in the order of the answers and short to long, and the first pit of each answer where
-    the budget decides one: a step, or None. A correct answer has no pit, and only ``exhaustive`` rolls it out.
+    the budget decides one: a step, or None. A correct answer has no pit, and only ``exhaustive`` rolls it out. The
+    ends of steps that raced come after the prefixes of the answers. ``next_steps`` is for ``race`` alone.
     """
     draws = _Draws(roll_out)
+    pits: list[int | None] = [None] * len(answers)
     if budget.kind == "exhaustive":
         prefixes = dict.fromkeys(prefix for answer in answers for prefix in answer.prefixes())
         await asyncio.gather(*(draws.first(budget.n_rollouts, prefix) for prefix in prefixes))
-        pits: list[int | None] = [None] * len(answers)
+    elif budget.kind == "race":
+        assert next_steps is not None
+        await _race(answers, budget, draws, next_steps)
     else:
 
         async def pit(answer: Answer) -> int | None:
             return None if answer.correct else await _first_lost(answer, budget, draws)
 
         pits = list(await asyncio.gather(*map(pit, answers)))
-    order = dict.fromkeys(prefix for answer in answers for prefix in answer.prefixes() if prefix in draws.made)
+    own = [prefix for answer in answers for prefix in answer.prefixes() if prefix in draws.made]
+    order = dict.fromkeys([*own, *sorted(draws.made)])
     return {prefix: draws.made[prefix] for prefix in order}, pits
 
 
@@ -140,3 +166,64 @@ async def _first_lost(answer: Answer, budget: Budget, draws: _Draws) -> int:
         if await _is_lost(prefix, budget, draws):
             return step
     return len(answer.step_ends) - 1
+
+
+async def _race(answers: Sequence[Answer], budget: Budget, draws: _Draws, next_steps: NextSteps) -> None:
+    """Draw from the prefixes of wrong answers, up to the first from which no draw is right, and race the next steps
+    from those before it."""
+
+    async def walk(answer: Answer) -> list[Prefix]:
+        prefixes = answer.prefixes()
+        for step, prefix in enumerate(prefixes):
+            if not await draws.first(budget.n_rollouts, prefix):
+                return prefixes[: step + 1]
+        return prefixes
+
+    wrong = [answer for answer in answers if not answer.correct]
+    walks = await asyncio.gather(*map(walk, wrong))
+    walked = {prefix for prefixes in walks for prefix in prefixes}
+    after: dict[Prefix, set[Prefix]] = {}  # what the answers themselves go on with, whatever their order
+    for answer, prefixes in zip(wrong, walks, strict=True):
+        for prefix in prefixes:
+            after.setdefault(prefix, set()).add(tuple(answer.token_ids[len(prefix) :]))
+    raced = [prefix for prefix in after if await draws.first(budget.n_rollouts, prefix)]
+    await asyncio.gather(
+        *(_race_from(prefix, sorted(after[prefix]), walked, budget, draws, next_steps) for prefix in raced)
+    )
+
+
+async def _race_from(
+    prefix: Prefix,
+    answers: list[Prefix],
+    walked: set[Prefix],
+    budget: Budget,
+    draws: _Draws,
+    next_steps: NextSteps,
+) -> None:
+    """Race the next steps that the first draws from ``prefix`` took, and the ``answers`` that go on from it."""
+    first = draws.made[prefix][: budget.n_rollouts]
+    taken = await next_steps(prefix, [draw.token_ids for draw in first] + [list(rest) for rest in answers])
+    ends: dict[Hashable, Prefix] = {}
+    begun: dict[Hashable, Counts] = {}
+    for one, draw in itertools.zip_longest(taken, first):
+        if one is not None:
+            step, key = one
+            right, count = begun.get(key, (0, 0))
+            begun[key] = (right + (draw is not None and draw.outcome == CORRECT), count + (draw is not None))
+            # Of the wordings of a step the one that is rolled out already, else the first.
+            if key not in ends or (ends[key] not in walked and prefix + step in walked):
+                ends[key] = prefix + step
+    if len(ends) < 2:
+        return
+    places = list(ends.values())
+    made = [budget.n_rollouts if place in walked else 0 for place in places]
+    known = [draw.outcome == CORRECT for draw in first]
+    for place, count in zip(places, made, strict=True):
+        known += [draw.outcome == CORRECT for draw in draws.made.get(place, [])[:count]]
+    if all(known):
+        return
+
+    async def look(candidate: int, count: int) -> int:
+        return await draws.first(count, places[candidate])
+
+    await race(list(begun.values()), made, look, budget.n_race, budget.gap, budget.gap_confidence)

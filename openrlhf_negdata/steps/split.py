@@ -9,7 +9,7 @@ of SentencePiece hold a word with the space before it, and a cut after that spac
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,6 +84,21 @@ def first_step(
     known = decoded.length(min(start, body))
     offsets = (offset for offset in step_offsets(decoded.text, task, segmentation) if offset > known)
     return next((cut for cut in decoded.cuts(offsets) if start < cut < body), len(token_ids))
+
+
+def next_step(
+    prefix: Sequence[int], token_ids: Sequence[int], tokenizer: Any, task: Task, segmentation: Segmentation
+) -> tuple[int, ...]:
+    """The tokens of the first step of ``token_ids``, which go on from ``prefix``."""
+    whole = [*prefix, *token_ids]
+    return tuple(whole[len(prefix) : first_step(whole, tokenizer, task, segmentation, len(prefix))])
+
+
+def step_key(step: tuple[int, ...], tokenizer: Any, task: Task) -> Hashable:
+    """What next steps share if they are the same: what ``task`` says of their text, else their tokens."""
+    text = tokenizer.decode(step, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    key = task.step_key(text)
+    return step if key is None else key
 
 
 def step_offsets(text: str, task: Task, segmentation: Segmentation = PRESETS["task"]) -> list[int]:

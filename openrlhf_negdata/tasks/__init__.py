@@ -74,6 +74,11 @@ class Task:
         after line breaks outside mathematics."""
         return [match.end() for match in re.finditer(r"\n+", formulas_as_words(text))]
 
+    def step_key(self, text: str) -> str | None:
+        """What two next steps share if they are the same step, written in other ways. ``text`` is that of a step, with
+        its delimiter and special tokens. None, as here: steps are the same where their tokens are."""
+        return None
+
     def read_gold(self, gold: object) -> str:
         """The gold answer that ``gold`` is, in whatever form it is published; ValueError if it is none. Whatever takes
         a gold answer from a user asks this first: against one that cannot be read every answer would be wrong."""

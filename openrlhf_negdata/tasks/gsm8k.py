@@ -75,6 +75,8 @@ _LONGEST = 200
 
 #: What flexible grading takes for a number: digits with their sign, separators and decimals.
 _ANY_NUMBER = re.compile(rf"(?<![\w.])-?{_CURRENCY}?{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])-?\.[0-9]+|[0-9]+(?:\.[0-9]+)?")
+#: A sign of arithmetic with the white space around it.
+_AT_SIGNS = re.compile(r"\s*([-+*/=×÷])\s*")
 _MARKER = re.compile(r"####+([^\n]*)")
 #: What begins as a number does, if it is none of a list: there an answer was announced, be it readable or not.
 _BEGINS_AS_NUMBER = re.compile(
@@ -163,6 +165,10 @@ class GSM8K(Task):
         "Think step by step, each step on a line of its own. End with one more line: #### and then the answer, a "
         "number and nothing else."
     )
+
+    def step_key(self, text: str) -> str:
+        """Steps are the same if they differ in white space at signs, at the ends or in how much of it there is."""
+        return _AT_SIGNS.sub(r"\1", " ".join(text.split()))
 
     def problem(self, row: dict, number: int) -> Problem:
         """A row as GSM8K publishes it, ``{"question", "answer"}``, or ``{"question", "gold"[, "solution", "id"]}``."""
