@@ -610,9 +610,17 @@ def test_an_arm_of_one_s_own_is_a_file_and_its_card_names_its_settings_and_its_c
     ):
         assert main(["build", OWN_ARM, *output, *flags]) == 2
         assert says in capsys.readouterr().err
-    (tmp_path / "none.py").write_text("x = 1")
-    assert main(["build", str(tmp_path / "none.py"), *output]) == 2
-    assert "defines no `arm`" in capsys.readouterr().err
+    whole = Path(OWN_ARM).read_text()
+    for changed, says in (
+        ("x = 1", "defines no `arm`"),
+        (whole.replace("self, known, account", "self, problem"), "`rows` must take (self, known, account)"),
+        (whole.replace('flag(1, "answers a problem", least=1)', "1"), "count is no flag: write `count = flag(1,"),
+        (whole.replace("    count: int", "    ids: ClassVar[bool] = True\n    count: int"),),
+        (whole.replace("account.", "type(account)(None)."), "and counted none: call account.keep and account.drop"),
+    ):
+        (tmp_path / "other.py").write_text(changed)
+        assert main(["build", str(tmp_path / "other.py"), *output]) == 2
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,11 @@ class _Made:
             mine.drop(reason, part.units(known))
             return []
         every = list(part.rows(known, mine))
+        if every and not mine.total:
+            raise UserError(
+                f"the arm made rows of problem {problem!r} and counted none: call account.keep and account.drop for "
+                f"every one of its {part.unit}"
+            )
         found = [row for row in every if most < 0 or _tokens(row) <= most]
         if first and self.arm.balanced and len(found) < self.arm.per_problem:
             self.unbalanced.add(problem)

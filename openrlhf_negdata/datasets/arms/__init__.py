@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from openrlhf_negdata import ownfile
 from openrlhf_negdata.datasets.rows import Arm
 from openrlhf_negdata.errors import UserError
+from openrlhf_negdata.flags import flags_of
 
 
 def names() -> list[str]:
@@ -41,4 +43,20 @@ def load(name: str) -> type[Arm]:
     arm = getattr(ownfile.run("arm", str(Path(name).absolute()), Path(name).read_bytes()), "arm", None)
     if not (isinstance(arm, type) and issubclass(arm, Arm)):
         raise UserError(f"{name} defines no `arm`: end it with `arm = MyArm`, a subclass of Arm")
+    _check_own(name, arm)
     return arm
+
+
+def _check_own(name: str, arm: type[Arm]) -> None:
+    try:
+        inspect.signature(arm.rows).bind("self", "known", "account")
+    except TypeError:
+        raise UserError(f"{name}: `rows` must take (self, known, account)") from None
+    flags = flags_of(arm)
+    for field, kind in vars(arm).get("__annotations__", {}).items():
+        default = vars(arm).get(field)
+        if type(default) in (bool, int, float, str) and field not in flags and "ClassVar" not in str(kind):
+            raise UserError(
+                f"{name}: {field} is no flag: write `{field} = flag({default!r}, 'its help')` in a @dataclass, or "
+                f"annotate it as a ClassVar if it is to be none"
+            )
