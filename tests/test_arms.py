@@ -615,7 +615,6 @@ def test_an_arm_of_one_s_own_is_a_file_and_its_card_names_its_settings_and_its_c
         ("x = 1", "defines no `arm`"),
         (whole.replace("self, known, account", "self, problem"), "`rows` must take (self, known, account)"),
         (whole.replace('flag(1, "answers a problem", least=1)', "1"), "count is no flag: write `count = flag(1,"),
-        (whole.replace("    count: int", "    ids: ClassVar[bool] = True\n    count: int"),),
         (whole.replace("account.", "type(account)(None)."), "and counted none: call account.keep and account.drop"),
     ):
         (tmp_path / "other.py").write_text(changed)
