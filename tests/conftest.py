@@ -26,6 +26,8 @@ SLOW = (
     "evaluate",
     "step_dpo",
     "kill_cost",
+    "synthesize",
+    "upstream",
 )
 
 
