@@ -322,6 +322,23 @@ def test_every_arm_is_built_of_what_was_sampled_and_its_card_adds_up(pipeline):
             assert (*row["prompt_ids"], *row.get("rejected_ids", ())) in starts
 
 
+def right_answers(traces) -> dict[str, list]:
+    """The token ids of the right answers, by problem."""
+    found: dict[str, list] = {}
+    for trace in traces:
+        if trace.outcome == "correct" and trace.sample >= 0:
+            found.setdefault(trace.problem, []).append(trace.token_ids)
+    return found
+
+
+def same_but_for(made, cut, begin):
+    """``made`` are those ``cut``, but for some of ``begin``: what begins the answer that it would be rejected for is no
+    pair, and chance says which right answer that is."""
+    assert made
+    assert not Counter(map(str, made)) - Counter(map(str, cut))
+    assert not Counter(map(str, cut)) - Counter(map(str, made)) - Counter(map(str, begin))
+
+
 @pytest.mark.parametrize(
     ("flags", "estimator"),
     [
@@ -335,10 +352,7 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
     pipeline.here(f"build algorithm1 --input @values --output {tmp_path}/pairs.jsonl {flags}")
     run = Run.open(pipeline.root / "values")
     traces = {(trace.problem, trace.sample): trace for trace in run.read("traces")}
-    correct: dict[str, list] = {}
-    for trace in traces.values():
-        if trace.outcome == "correct" and trace.sample >= 0:
-            correct.setdefault(trace.problem, []).append(trace.token_ids)
+    correct = right_answers(traces.values())
     cut, begin = [], []
     for values in run.read("values"):
         trace = traces[values.problem, values.sample]
@@ -350,11 +364,7 @@ def test_algorithm1_rejects_the_wrong_answers_cut_after_their_first_pit(pipeline
                 cut.append((ids, round(before, 4), round(after, 4)))
                 begin += [cut[-1]] * any(answer[: len(ids)] == ids for answer in correct[trace.problem])
     made = [(row["rejected_ids"], row["q_before"], row["q_rejected"]) for row in rows(tmp_path / "pairs.jsonl")]
-    assert made
-    # What begins the answer that it would be rejected for is no pair; which right answer that is, chance says.
-    left_out = Counter(map(str, cut)) - Counter(map(str, made))
-    assert not Counter(map(str, made)) - Counter(map(str, cut))
-    assert not left_out - Counter(map(str, begin))
+    same_but_for(made, cut, begin)
 
 
 @pytest.mark.parametrize(
@@ -414,8 +424,8 @@ def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeli
     drawn = {(r.problem, tuple(r.prefix_ids), r.seed): r for r in exhaustive.read("rollouts")}
     made = [r for r in run.read("rollouts") if (r.problem, tuple(r.prefix_ids), r.seed) in drawn]
     assert made == [drawn[r.problem, tuple(r.prefix_ids), r.seed] for r in made] != []
-    correct = {trace.problem for trace in run.read("traces") if trace.outcome == "correct" and trace.sample >= 0}
-    cut = []
+    correct = right_answers(run.read("traces"))
+    cut, begin = [], []
     for trace, values in zip(run.read("traces"), run.read("values"), strict=True):
         if trace.outcome == "correct":
             assert values.pit is None
@@ -424,9 +434,11 @@ def test_sequential_rolls_out_up_to_the_first_pit_and_pairs_are_cut_there(pipeli
         assert all(right > 0 for right, _ in after[: values.pit])
         assert after[values.pit : values.pit + 1] in ([(0, 8)], [])
         if trace.problem in correct:
-            cut.append(trace.token_ids[: values.step_ends[values.pit]])
+            ids = trace.token_ids[: values.step_ends[values.pit]]
+            cut.append(ids)
+            begin += [ids] * any(answer[: len(ids)] == ids for answer in correct[trace.problem])
     pipeline.here(f"build algorithm1 --input @sequential --output {tmp_path}/pairs.jsonl")
-    assert sorted(row["rejected_ids"] for row in rows(tmp_path / "pairs.jsonl")) == sorted(cut) != []
+    same_but_for([row["rejected_ids"] for row in rows(tmp_path / "pairs.jsonl")], cut, begin)
 
 
 def test_every_policy_is_evaluated_on_every_problem_and_reported(pipeline):
