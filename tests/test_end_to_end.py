@@ -332,8 +332,8 @@ def right_answers(traces) -> dict[str, list]:
 
 
 def same_but_for(made, cut, begin):
-    """``made`` are those ``cut``, but for some of ``begin``: what begins the answer that it would be rejected for is no
-    pair, and chance says which right answer that is."""
+    """``made`` are those ``cut``, but for some of ``begin``: what begins the answer that it would be rejected for is
+    no pair, and chance says which right answer that is."""
     assert made
     assert not Counter(map(str, made)) - Counter(map(str, cut))
     assert not Counter(map(str, cut)) - Counter(map(str, made)) - Counter(map(str, begin))
