@@ -71,8 +71,8 @@ def kill(title):
             return print("killed", title)
         time.sleep(0.5)
     sys.exit(f"no {{title}} to kill: {{[(pid, there[pid].info) for pid in below & there.keys()]}}")
-def run_and_kill(self, jobs, ahead):
-    for number, result in enumerate(run(self, jobs, ahead=4)):
+def run_and_kill(self, jobs, ahead, told=None):
+    for number, result in enumerate(run(self, jobs, 4, told)):
         if title := victims.get(number):
             kill(title)
         yield result
