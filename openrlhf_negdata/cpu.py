@@ -155,7 +155,10 @@ def _allow_fp32() -> None:
     import torch
 
     other = host.convert_to_torch_dtype
-    host.convert_to_torch_dtype = lambda name: torch.float32 if name == "fp32" else other(name)
+    try:
+        other("fp32")
+    except ValueError:
+        host.convert_to_torch_dtype = lambda name: torch.float32 if name == "fp32" else other(name)
 
 
 def _use_cpu_strategy() -> None:

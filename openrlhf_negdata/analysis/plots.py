@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,13 +70,8 @@ def q_svg(q_by_step: dict[str, list[dict[str, Any]]]) -> str:
             if before is not None and arm != "sft":
                 _q_line(panel, before, _FAINT, "s", "--")
             _q_line(panel, q_by_step[arm], _ANSWER, "o", "-")
-            panel.set_title(arm, fontsize=10, color=_INK)
-            panel.grid(color=_LINE, linewidth=0.8)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for panel in axes[len(after) :]:
-            panel.remove()
-        figure.supxlabel("steps of the reference solution given", fontsize=10, color=_INK)
-        figure.supylabel("mean Q", fontsize=10, color=_INK)
+        _label(figure, axes, after, "steps of the reference solution given", "mean Q")
         return figure
 
     return _svg(draw)
@@ -89,16 +85,11 @@ def curves_svg(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
         columns = min(4, len(curves))
         rows = -(-len(curves) // columns)
         figure, axes = _figure(rows, columns, max(3.6, 2.15 * columns), 0.5 + 1.7 * rows, share=False)
-        for panel, (arm, lines) in zip(axes, curves.items(), strict=False):
+        for panel, lines in zip(axes, curves.values(), strict=False):
             panel.plot(*zip(*lines["loss"], strict=True), color=_ANSWER, linewidth=1.2)
             if lines["held_out"]:
                 panel.plot(*zip(*lines["held_out"], strict=True), color=_TRACE, marker="o", markersize=4)
-            panel.set_title(arm, fontsize=10, color=_INK)
-            panel.grid(color=_LINE, linewidth=0.8)
-        for panel in axes[len(curves) :]:
-            panel.remove()
-        figure.supxlabel("update", fontsize=10, color=_INK)
-        figure.supylabel("loss", fontsize=10, color=_INK)
+        _label(figure, axes, curves, "update", "loss")
         return figure
 
     return _svg(draw)
@@ -110,6 +101,17 @@ def _q_line(axes: Axes, rows: list[dict[str, Any]], colour: str, marker: str, st
         steps, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.25, linewidth=0
     )
     axes.plot(steps, [row["q"] for row in rows], color=colour, marker=marker, linestyle=style, markersize=4)
+
+
+def _label(figure: Figure, axes: list[Axes], arms: Collection[str], x: str, y: str) -> None:
+    """Title the panels with ``arms``, remove those that are left over, and name the two axes once for all."""
+    for panel, arm in zip(axes, arms, strict=False):
+        panel.set_title(arm, fontsize=10, color=_INK)
+        panel.grid(color=_LINE, linewidth=0.8)
+    for panel in axes[len(arms) :]:
+        panel.remove()
+    figure.supxlabel(x, fontsize=10, color=_INK)
+    figure.supylabel(y, fontsize=10, color=_INK)
 
 
 def _figure(rows: int, columns: int, width: float, height: float, share: bool = True) -> tuple[Figure, list[Axes]]:

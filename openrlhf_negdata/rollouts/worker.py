@@ -44,7 +44,9 @@ class WeightsWorker:
             return f"{type(error).__name__}: {error}".splitlines()[0]
         finally:
             del model.load_weights
-        if missing and runner.model_config.quantization is None:
+        if runner.model_config.quantization is not None:
+            return None
+        if missing:
             return f"there are no or not all weights of {', '.join(sorted(missing)[:3])}"
         for name in tied:
             _process(model, name, shared[name])

@@ -539,6 +539,18 @@ def test_pitfall_at_stage_0_deepspeed_makes_an_update_before_the_first():
         assert f"self.{groups}" in code
 
 
+def test_pitfall_parameters_are_of_bf16_or_fp16_and_deepspeed_takes_what_is_neither_for_fp32():
+    code = source("utils/utils.py", "convert_to_torch_dtype")
+    assert "raise ValueError(f'Invalid param_dtype: {param_dtype}')" in code
+    assert "fp32" not in code
+    # The function is looked up when an Actor is made.
+    assert "from openrlhf.utils.utils import convert_to_torch_dtype" in source("models/actor.py", "Actor.__init__")
+    for name in ("get_train_ds_config", "get_eval_ds_config"):
+        code = source("utils/deepspeed/deepspeed_utils.py", name)
+        for kind in ("bf16", "fp16"):
+            assert f"'{kind}': {{'enabled': param_dtype == '{kind}'}}" in code
+
+
 def test_pitfall_at_stage_0_deepspeed_forgets_the_norm_of_fp32_gradients():
     from deepspeed.runtime.engine import DeepSpeedEngine
 

@@ -158,6 +158,7 @@ def test_engines_receive_weights_into_cuda_memory_by_an_extension_that_is_fixed(
     assert "'worker_extension_cls': 'openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap'" in source(
         "trainer/ray/vllm_engine.py", "create_vllm_engines"
     )
+    assert "'dtype': 'bfloat16'" in source("trainer/ray/vllm_engine.py", "create_vllm_engines")
     assert "RolloutRayActor.options(" in source("trainer/ray/vllm_engine.py", "create_vllm_engines")
     code = source("trainer/ray/vllm_worker_wrap.py", "WorkerWrap")
     assert "torch.empty(shape, dtype=dtype, device='cuda')" in code
