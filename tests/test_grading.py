@@ -140,7 +140,7 @@ def test_grades_of_real_answers_are_the_same_with_workers_killed_meanwhile(caplo
     assert {graded.outcome for graded in undisturbed} == {"correct", "wrong"}
     with Grader(math, workers=2) as grader:
         disturbed = []
-        # All of a part is graded before the next kill: two that follow at once may hit one row twice, which then fails.
+        # All of a part is graded before the next kill: two that follow at once may hit one row, which then fails.
         for part in (rows[:50], rows[50:100], rows[100:]):
             futures = [grader.submit(*row) for row in part]
             for number, future in enumerate(futures):
